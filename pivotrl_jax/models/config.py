@@ -1,0 +1,44 @@
+"""Architectures as data."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3 rotary frequency scaling (the `llama3` rule of Hugging Face `rope_scaling`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer: Llama, Qwen2/2.5 or Qwen3 dense.
+
+    Letters as in `pivotrl_jax.dims`. `dtype` is that of activations and parameters; norms,
+    rotary embedding, attention softmax and logits are computed in float32.
+    """
+
+    name: str
+    vocab: int  # V
+    width: int  # D
+    layers: int  # N
+    heads: int  # H * G
+    kv_heads: int  # H
+    head_dim: int  # E
+    ffn: int  # F
+    rope_theta: float
+    norm_eps: float
+    max_positions: int
+    rope_scaling: RopeScaling | None = None
+    tied: bool = True
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    dtype: str = "float32"
+
+    @property
+    def groups(self) -> int:
+        """G, the query heads that share one key/value head."""
+        return self.heads // self.kv_heads

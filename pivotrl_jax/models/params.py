@@ -1,0 +1,116 @@
+"""The parameter tree. One class holds real, abstract or sharded arrays."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from pivotrl_jax.models.config import ModelConfig
+
+# An array, a ShapeDtypeStruct, a sharding or a tuple of logical axes: whatever the tree is of.
+Leaf = Any
+
+
+@flax.struct.dataclass
+class LayerParams:
+    """All layers, stacked along a leading axis N."""
+
+    attn_norm: Leaf  # N D
+    q: Leaf  # N D H G E
+    k: Leaf  # N D H E
+    v: Leaf  # N D H E
+    o: Leaf  # N H G E D
+    ffn_norm: Leaf  # N D
+    gate: Leaf  # N D F
+    up: Leaf  # N D F
+    down: Leaf  # N F D
+    q_bias: Leaf = None  # N H G E, Qwen2
+    k_bias: Leaf = None  # N H E
+    v_bias: Leaf = None  # N H E
+    q_norm: Leaf = None  # N E, Qwen3
+    k_norm: Leaf = None  # N E
+
+
+@flax.struct.dataclass
+class Params:
+    embed: Leaf  # V D
+    layers: LayerParams
+    final_norm: Leaf  # D
+    head: Leaf = None  # V D; None when tied to `embed`
+
+
+def shapes(cfg: ModelConfig) -> Params:
+    """Abstract parameters: a `ShapeDtypeStruct` per leaf."""
+    n, d, f, h, g, e = (
+        cfg.layers, cfg.width, cfg.ffn, cfg.kv_heads, cfg.groups, cfg.head_dim,
+    )  # fmt: skip
+
+    def leaf(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(cfg.dtype))
+
+    bias = {"q_bias": leaf(n, h, g, e), "k_bias": leaf(n, h, e), "v_bias": leaf(n, h, e)}
+    norm = {"q_norm": leaf(n, e), "k_norm": leaf(n, e)}
+    layers = LayerParams(
+        attn_norm=leaf(n, d),
+        q=leaf(n, d, h, g, e),
+        k=leaf(n, d, h, e),
+        v=leaf(n, d, h, e),
+        o=leaf(n, h, g, e, d),
+        ffn_norm=leaf(n, d),
+        gate=leaf(n, d, f),
+        up=leaf(n, d, f),
+        down=leaf(n, f, d),
+        **(bias if cfg.qkv_bias else {}),
+        **(norm if cfg.qk_norm else {}),
+    )
+    head = None if cfg.tied else leaf(cfg.vocab, d)
+    return Params(leaf(cfg.vocab, d), layers, leaf(d), head)
+
+
+def logical_axes(cfg: ModelConfig) -> Params:
+    """The logical axis names of every leaf; `parallel.sharding` maps them to mesh axes."""
+    bias = {
+        "q_bias": ("layers", "kv_heads", None, None),
+        "k_bias": ("layers", "kv_heads", None),
+        "v_bias": ("layers", "kv_heads", None),
+    }
+    norm = {"q_norm": ("layers", None), "k_norm": ("layers", None)}
+    layers = LayerParams(
+        attn_norm=("layers", "width"),
+        q=("layers", "width", "kv_heads", None, None),
+        k=("layers", "width", "kv_heads", None),
+        v=("layers", "width", "kv_heads", None),
+        o=("layers", "kv_heads", None, None, "width"),
+        ffn_norm=("layers", "width"),
+        gate=("layers", "width", "ffn"),
+        up=("layers", "width", "ffn"),
+        down=("layers", "ffn", "width"),
+        **(bias if cfg.qkv_bias else {}),
+        **(norm if cfg.qk_norm else {}),
+    )
+    head = None if cfg.tied else ("vocab", "width")
+    return Params(("vocab", "width"), layers, ("width",), head)
+
+
+def head(params: Params) -> jax.Array:
+    """The output head, V D."""
+    return params.embed if params.head is None else params.head
+
+
+def init(key: jax.Array, cfg: ModelConfig) -> Params:
+    """Random parameters: norms 1, biases 0, matrices normal with std 1/sqrt(width)."""
+    abstract = shapes(cfg)
+    leaves, tree = jax.tree.flatten_with_path(abstract)
+    keys = jax.random.split(key, len(leaves))
+
+    def make(path: tuple, leaf: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
+        name = path[-1].name
+        if name.endswith("norm"):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        if name.endswith("bias"):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return jax.random.normal(key, leaf.shape, leaf.dtype) * cfg.width**-0.5
+
+    made = [make(p, x, k) for (p, x), k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, made)

@@ -1,0 +1,73 @@
+"""What every reader produces and every later stage consumes."""
+
+import dataclasses
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolCall:
+    """One call of a tool. `arguments` is decoded JSON (normally an object)."""
+
+    name: str
+    arguments: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """One assistant turn: free text, then zero or more tool calls."""
+
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One message of a dialogue.
+
+    `calls` is filled on assistant messages only; `reasoning` is hidden thought that a source
+    stores apart from `content`; `failed` marks a tool result that reports an error.
+    """
+
+    role: Role
+    content: str
+    calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    failed: bool = False
+
+    @property
+    def action(self) -> Action:
+        return Action(self.content, self.calls)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """An expert's whole dialogue with an environment.
+
+    `source` is "file:line"; `tools` are OpenAI function schemas; `task_id` groups trajectories
+    of one task, so that a split never separates them.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    task_id: str
+    domain: str
+    source: str
+    tools: tuple[dict[str, Any], ...] = ()
+    reward: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One assistant turn (s_t, a*_t) of a trajectory (paper section 3, D_cand).
+
+    `message` is the index of the expert's message, so the history is `messages[:message]`;
+    `turn` counts assistant turns from 0.
+    """
+
+    id: str
+    trajectory_id: str
+    turn: int
+    message: int
+    split: Literal["train", "heldout"]

@@ -1,0 +1,29 @@
+"""What a verifier says about one action."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+from pivotrl_jax.text.actions import ParsedAction
+from pivotrl_jax.trajectories.schema import Action
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Named criteria in [0, 1], or the reason why there are none.
+
+    An error is not a reward of zero: it takes the sample out of its group.
+    """
+
+    criteria: Mapping[str, float]
+    reason: str
+    error: str | None = None
+
+
+class Verifier(Protocol):
+    """Functional equivalence of a sampled and an expert action in one domain."""
+
+    name: str
+    criteria: tuple[str, ...]
+
+    def __call__(self, expert: Action, sampled: ParsedAction) -> Verdict: ...
