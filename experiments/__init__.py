@@ -1,0 +1,1 @@
+"""The main job, its configurations and its report."""

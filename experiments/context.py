@@ -1,0 +1,149 @@
+"""What every stage of a run needs, resolved once from the settings."""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from experiments.settings import Settings
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
+from pivotrl_jax.models.pretrained import Pretrained, resolve
+from pivotrl_jax.objectives import RecipeArrays, compile_recipe
+from pivotrl_jax.parallel import make_mesh, shardings
+from pivotrl_jax.text import ActionFormat, ChatTemplate, Tokenizer, action_format
+from pivotrl_jax.training import Judge
+from pivotrl_jax.verifiers import Verifier, verifier
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's settings, work directory and devices; models and verifiers are made on first use."""
+
+    settings: Settings
+    workdir: Path
+    mesh: Mesh
+
+    @cached_property
+    def pretrained(self) -> Pretrained:
+        return resolve(self.settings.model.name, dtype=self.settings.model.dtype)
+
+    @cached_property
+    def cfg(self) -> ModelConfig:
+        layers = self.settings.model.layers
+        cfg = self.pretrained.cfg
+        return cfg if layers is None else dataclasses.replace(cfg, layers=min(layers, cfg.layers))
+
+    @cached_property
+    def shardings(self) -> Params:
+        return shardings(shapes(self.cfg), logical_axes(self.cfg), self.mesh)
+
+    def base_params(self) -> Params:
+        """The policy as published, born sharded; cut to the configured number of layers."""
+        full = self.pretrained.cfg
+        params = self.pretrained.load(shardings(shapes(full), logical_axes(full), self.mesh))
+        if self.cfg.layers == full.layers:
+            return params
+        cut = partial(jax.tree.map, lambda leaf: leaf[: self.cfg.layers])
+        return params.replace(layers=cut(params.layers))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.pretrained.tokenizer
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate.from_tokenizer(self.tokenizer)
+
+    @cached_property
+    def fmt(self) -> ActionFormat:
+        return action_format(self.settings.text.action_format)
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        return verifier(self.settings.reward.verifier)
+
+    @cached_property
+    def recipe(self) -> RecipeArrays:
+        return compile_recipe(self.settings.reward.recipe, self.verifier.criteria)
+
+    @property
+    def judging(self) -> Judge:
+        return Judge(self.tokenizer, self.fmt, self.verifier, self.recipe)
+
+
+def open_run(settings: Settings, workdir: Path) -> Run:
+    """Creates or reopens a work directory; UserError if it belongs to another configuration."""
+    run = Run(settings, workdir, make_mesh(settings.mesh))
+    if run.mesh.size > 1:
+        for name, rows in (("profile.rollout", settings.profile.rollout.rows),
+                           ("train", settings.train.rows)):  # fmt: skip
+            share = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+            if rows % share:
+                raise UserError(
+                    f"{name}.rows is {rows}, which {share} devices along data and fsdp do not "
+                    f"divide; set it to a multiple of {share}"
+                )
+    path = workdir / "config.json"
+    config = json.loads(json.dumps(dataclasses.asdict(settings)))
+    if path.exists():
+        changed = differences(json.loads(path.read_text())["config"], config)
+        if changed:
+            raise UserError(
+                f"{path} was made with other settings ({'; '.join(changed)}); choose another "
+                "--workdir, or delete this one to start over"
+            )
+        return run
+    write_json(path, provenance(settings, config))
+    return run
+
+
+def provenance(settings: Settings, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "preset": settings.preset,
+        "config": config,
+        "seed": settings.seed,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "cpu_count": os.cpu_count(),
+        "command": " ".join(["python -m experiments.run", *sys.argv[1:]]),
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """ "field: old -> new" for every leaf that differs."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name}: {a!r} -> {b!r}")
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or absent: an interrupted write leaves no half file behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(path.name + ".partial")
+    try:
+        partial_path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(partial_path, path)
+    except OSError as error:
+        partial_path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} could not be written ({error.strerror}); free some space and run the same "
+            "command again, it resumes"
+        ) from error

@@ -1,0 +1,107 @@
+"""Writes report.html, one self-contained page: `python -m experiments.report --workdir=DIR`."""
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from experiments import report_browser, report_figures, report_sections, report_verdict
+from experiments.report_data import POLICIES, Artifacts, load
+from pivotrl_jax.errors import UserError
+
+ASSETS = Path(__file__).parent / "report_assets"
+
+
+def write(workdir: Path) -> Path:
+    """Write `workdir`/report.html from whatever stages are done and return its path.
+
+    Raises UserError if `workdir` is not a work directory or one of its files is damaged.
+    """
+    page = render(load(workdir))
+    path = workdir / "report.html"
+    partial = path.with_suffix(".html.partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def render(run: Artifacts) -> str:
+    """The page. Model output reaches it only as escaped text or as JSON that is never HTML."""
+    script = (ASSETS / "page.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    browser = report_browser.payload(run)
+    return environment.get_template("page.html.j2").render(
+        style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        # The browser runs this one script and no other, whatever a model has written.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=report_browser.script_json(browser),
+        browser=browser,
+        limits=report_browser,
+        missing=run.missing,
+        **_provenance(run),
+        **_content(run),
+    )
+
+
+def _provenance(run: Artifacts) -> dict[str, Any]:
+    config = run.config
+    return {
+        "preset": config.get("preset", "unnamed preset"),
+        "model": config.get("config", {}).get("model", {}).get("name", "unnamed model"),
+        "provenance": {
+            "Command": config.get("command", "–"),
+            "Seed": config.get("seed", "–"),
+            "Device": f"{config.get('device', '–')}, {config.get('cpu_count', '–')} CPU cores",
+            "Versions": ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items()),
+        },
+        "config": json.dumps(config.get("config", {}), indent=2),
+    }
+
+
+def _content(run: Artifacts) -> dict[str, Any]:
+    return {
+        "facts": report_sections.facts(run),
+        "sentences": report_verdict.sentences(run.policies),
+        "policy_names": [POLICIES[name] for name in run.policies],
+        "policies": report_sections.policy_rows(run),
+        "rewards": report_figures.reward_figures(run),
+        "retention": report_sections.retention_rows(run),
+        "funnel": report_sections.funnel(run),
+        "profile": report_figures.profile_figures(run),
+        "sample_facts": report_sections.sample_facts(run),
+        "warm_start": report_figures.warm_start_figures(run),
+        "training": report_figures.training_figures(run),
+        "timing": report_sections.timing_rows(run),
+        "total_time": report_sections.total_time(run),
+        "statuses": report_sections.STATUSES,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="work directory of a run")
+    try:
+        run = load(parser.parse_args().workdir)
+        print(write(run.workdir))
+    except UserError as error:
+        sys.exit(str(error))
+    if run.missing:
+        print(f"Not in this work directory: {', '.join(run.missing)}.")
+
+
+if __name__ == "__main__":
+    main()

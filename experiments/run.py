@@ -1,0 +1,140 @@
+"""PivotRL end to end: expert trajectories to a trained policy and a report.
+
+    python -m experiments.run --config=experiments/swe.py            # preset laptop
+    python -m experiments.run --config=experiments/swe.py:smoke --workdir=runs/trial
+    python -m experiments.run --config=experiments/swe.py --config.train.steps=40
+
+Each stage leaves its artifacts in the work directory and the next one reads them; the same
+command resumes. `--stage=profile` runs that stage alone, once those before it are done.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments import report
+from experiments.candidates import candidates_stage, read_stage
+from experiments.context import Run, open_run, write_json
+from experiments.progress import stage_timer
+from experiments.settings import Settings, from_config
+from experiments.stages import (
+    PROFILE,
+    evaluate_stage,
+    export_stage,
+    key_of,
+    profile_stage,
+    select_stage,
+    sft_stage,
+    summarise,
+    train_stage,
+)
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.models.pretrained import default_cache
+from pivotrl_jax.training import Stopped
+
+STAGES = (
+    "read", "candidates", "evaluate_base", "sft", "evaluate_sft", "profile", "select", "train",
+    "evaluate_pivotrl", "report",
+)  # fmt: skip
+
+CONFIG = config_flags.DEFINE_config_file("config", "experiments/swe.py", lock_config=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where artifacts go; by default runs/<config>-<preset>."
+)
+STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run this stage only.")
+
+
+class Finished(Exception):
+    """The stage that --stage asked for is done."""
+
+
+@contextlib.contextmanager
+def stage(run: Run, name: str, only: str | None) -> Iterator[None]:
+    """Times a stage and marks it done; refuses to run ahead of, and stops after, `only`."""
+    marker = run.workdir / "done" / name
+    if only is not None and name != only and not marker.exists():
+        raise UserError(f"stage {only!r} needs stage {name!r} first; run --stage={name}")
+    if marker.exists():
+        yield
+    else:
+        with stage_timer(run.workdir, name):
+            yield
+        write_json(marker, {"stage": name})
+    if name == only:
+        raise Finished
+
+
+def execute(run: Run, only: str | None = None) -> None:
+    """All stages in order. A finished one only loads what it left."""
+    settings = run.settings
+    with stage(run, "read", only):
+        trajectories = read_stage(run)
+    with stage(run, "candidates", only):
+        corpus = candidates_stage(run, trajectories)
+    policy = run.base_params()
+    tables = {}
+    with stage(run, "evaluate_base", only):
+        tables["base"] = evaluate_stage(run, corpus, policy, "base")
+    if settings.sft.epochs:
+        with stage(run, "sft", only):
+            policy = sft_stage(run, corpus, policy)
+        with stage(run, "evaluate_sft", only):
+            tables["sft"] = evaluate_stage(run, corpus, policy, "sft")
+    with stage(run, "profile", only):
+        profiled = {
+            split: profile_stage(
+                run, corpus, policy, f"profile/{split}", turns, key_of(run, PROFILE)
+            )
+            for split, turns in corpus.turns.items()
+        }
+    with stage(run, "select", only):
+        pivots = select_stage(run, profiled["train"])
+    with stage(run, "train", only):
+        policy = train_stage(run, corpus, policy, pivots)
+        export_stage(run, policy)
+    with stage(run, "evaluate_pivotrl", only):
+        tables["pivotrl"] = evaluate_stage(run, corpus, policy, "pivotrl")
+        summarise(run, tables, profiled["heldout"])
+    with stage(run, "report", only):
+        print(f"report: {report.write(run.workdir)}")
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
+    settings = from_config(Settings, CONFIG.value)
+    workdir = Path(WORKDIR.value or f"runs/{settings.name}-{settings.preset}")
+    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    run = open_run(settings, workdir)
+    with jax.set_mesh(run.mesh):
+        try:
+            execute(run, STAGE.value)
+        except Finished:
+            print(f"stage {STAGE.value} is done: {workdir}")
+
+
+def friendly(entry: Callable[[list[str]], None]) -> None:
+    """Runs absl's main; what the user can mend ends in one sentence instead of a traceback."""
+    try:
+        app.run(entry, flags_parser=parse)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        print(f"{stopped}; run the same command again to go on")
+        sys.exit(143)
+
+
+def parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+if __name__ == "__main__":
+    friendly(main)

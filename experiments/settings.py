@@ -1,0 +1,150 @@
+"""Every field of a run as frozen dataclasses, and the bridge from and to ml_collections."""
+
+import dataclasses
+import difflib
+import typing
+from typing import Any, TypeVar
+
+import ml_collections
+
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.evaluation import EvaluationSettings
+from pivotrl_jax.objectives import Recipe
+from pivotrl_jax.parallel import MeshSettings
+from pivotrl_jax.pivots import RolloutSettings, SelectionSettings
+from pivotrl_jax.sampling import SamplingSettings
+from pivotrl_jax.training import OptimizerSettings, TrainSettings
+
+Settings_ = TypeVar("Settings_")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """`path` is a file, a directory or a glob; `limit` trajectories are read (None: all)."""
+
+    path: str
+    format: str = "auto"
+    limit: int | None = None
+    heldout_share: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """How trajectories become tokens; see `pivotrl_jax.text.render`.
+
+    A turn is a candidate when history and action fit `trunk_tokens` and the expert's action fits
+    the token cap of its rollouts.
+    """
+
+    action_format: str
+    tool_role: str
+    trunk_tokens: int
+    clip_observation: int | None
+    clip_task: int | None
+    reasoning: str = "drop"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """`name` as `models.pretrained.resolve` takes it; `layers` keeps only the first of them, which
+    makes a small model of real weights for trials of the machinery (None: all)."""
+
+    name: str
+    dtype: str = "float32"
+    layers: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SftSettings:
+    """Warm start on the training candidates' expert actions; 0 epochs: none."""
+
+    epochs: int = 1
+    rows: int = 4
+    micro_rows: int = 1
+    row_multiple: int = 512
+    remat: str = "dots"
+    save_every: int = 10
+    optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileSettings:
+    rollout: RolloutSettings = dataclasses.field(default_factory=RolloutSettings)
+    sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSettings:
+    """The verifier, the recipe over its criteria, and what a truncated sample is."""
+
+    verifier: str
+    recipe: Recipe
+    truncated: str = "exclude"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    name: str
+    preset: str
+    seed: int
+    data: DataSettings
+    text: TextSettings
+    model: ModelSettings
+    mesh: MeshSettings
+    reward: RewardSettings
+    sft: SftSettings
+    profile: ProfileSettings
+    selection: SelectionSettings
+    train: TrainSettings
+    evaluation: EvaluationSettings
+
+
+def to_config(settings: Any) -> ml_collections.ConfigDict:
+    """A ConfigDict of nested dataclasses; every leaf may be overridden on the command line."""
+    config = ml_collections.ConfigDict()
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            config[field.name] = to_config(value)
+        elif value is None:
+            # A placeholder accepts a value of the field's own type later.
+            config[field.name] = ml_collections.config_dict.placeholder(
+                _optional(settings, field.name)
+            )
+        else:
+            config[field.name] = value
+    return config
+
+
+def from_config(cls: type[Settings_], config: Any, path: str = "config") -> Settings_:
+    """The frozen dataclass that `config` describes.
+
+    Raises UserError for an unknown field (with the nearest valid one) and for a missing one.
+    """
+    types = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in config:
+        if name not in names:
+            raise UserError(
+                f"{path}.{name} is no field; the nearest is {path}.{nearest(name, names)}"
+            )
+    values = {}
+    for name in names:
+        if name not in config:
+            raise UserError(f"{path}.{name} is missing; set it in the config file")
+        kind, value = types[name], config[name]
+        if dataclasses.is_dataclass(kind):
+            values[name] = from_config(kind, value, f"{path}.{name}")
+        else:
+            values[name] = value
+    return cls(**values)
+
+
+def nearest(name: str, names: list[str]) -> str:
+    return difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+
+
+def _optional(settings: Any, name: str) -> type:
+    """T of a field annotated `T | None`."""
+    kinds = typing.get_args(typing.get_type_hints(type(settings))[name])
+    return next(kind for kind in kinds if kind is not type(None))

@@ -1,0 +1,174 @@
+"""PivotRL on software-engineering agents: mini-swe-agent and SWE-agent trajectories.
+
+    python -m experiments.run --config=experiments/swe.py            # :laptop
+    python -m experiments.run --config=experiments/swe.py:smoke
+    python -m experiments.run --config=experiments/swe.py:host --config.data.path=DIR
+    python -m experiments.run --config=experiments/swe.py:pod --config.data.path=DIR
+
+preset   hardware                    time        what comes out
+smoke    2 CPU cores, 8 GiB          2 minutes   every stage once; figures mean nothing
+laptop   2 CPU cores, 8 GiB          30 minutes  the table in README.md
+host     one accelerator host        not run yet
+pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
+"""
+
+import dataclasses
+
+import ml_collections
+
+from experiments.settings import (
+    DataSettings,
+    ModelSettings,
+    ProfileSettings,
+    RewardSettings,
+    Settings,
+    SftSettings,
+    TextSettings,
+    to_config,
+)
+from pivotrl_jax.evaluation import EvaluationSettings
+from pivotrl_jax.objectives import PolicySettings, Recipe
+from pivotrl_jax.parallel import MeshSettings
+from pivotrl_jax.pivots import RolloutSettings, SelectionSettings
+from pivotrl_jax.sampling import SamplingSettings
+from pivotrl_jax.training import OptimizerSettings, TrainSettings
+
+replace = dataclasses.replace
+
+# The same command up to quoting, flag order and viewers, or the same program and sub-command on
+# mostly the same files, searching for or reading nearly the same thing.
+EQUIVALENT = Recipe(
+    name="equivalent_command",
+    accept=(
+        ("program", 1.0),
+        ("subcommand", 1.0),
+        ("targets", 0.75),
+        ("pattern", 0.6),
+        ("range", 0.5),
+        ("similarity", 0.5),
+    ),
+    alternatively=(("exact", 1.0),),
+)
+
+
+def laptop() -> Settings:
+    """SmolLM2-135M on 2 cores; observations are clipped so that several turns fit a short trunk."""
+    sampling = SamplingSettings(temperature=1.0, max_tokens=96)
+    return Settings(
+        name="swe",
+        preset="laptop",
+        seed=0,
+        data=DataSettings(path="experiments/data/swe"),
+        text=TextSettings(
+            action_format="fenced_bash",
+            tool_role="user",  # SmolLM2's template knows no role "tool"
+            trunk_tokens=1024,
+            clip_observation=64,
+            clip_task=256,
+        ),
+        model=ModelSettings(name="SmolLM2-135M-Instruct"),
+        mesh=MeshSettings(),
+        reward=RewardSettings(verifier="command", recipe=EQUIVALENT),
+        sft=SftSettings(
+            rows=4,
+            optimizer=OptimizerSettings(
+                learning_rate=3e-4, warmup_steps=3, schedule="cosine", weight_decay=0.01
+            ),
+        ),
+        profile=ProfileSettings(
+            rollout=RolloutSettings(samples=8, rows=1, turns_per_row=8), sampling=sampling
+        ),
+        selection=SelectionSettings(threshold=0.6),
+        train=TrainSettings(
+            steps=20,
+            rows=3,
+            pivots_per_row=4,
+            samples=8,
+            objective=PolicySettings(kl_coef=0.001),
+            optimizer=OptimizerSettings(learning_rate=1e-5, warmup_steps=2),
+            sampling=sampling,
+        ),
+        evaluation=EvaluationSettings(samples=8, ood_texts=24, ood_tokens=256),
+    )
+
+
+def smoke() -> Settings:
+    """A few trajectories, a few steps: does every stage work?"""
+    base = laptop()
+    sampling = replace(base.profile.sampling, max_tokens=48)
+    rollout = RolloutSettings(samples=4, rows=1, turns_per_row=4)
+    return replace(
+        base,
+        preset="smoke",
+        data=replace(base.data, path="experiments/data/swe/swebench*", limit=8),
+        text=replace(base.text, trunk_tokens=512, clip_observation=32, clip_task=96),
+        # Any command with the expert's program: a policy of a few steps needs the lower bar.
+        reward=replace(base.reward, recipe=Recipe("same_program", (("program", 1.0),))),
+        sft=replace(base.sft, rows=1, row_multiple=256),
+        profile=ProfileSettings(rollout, sampling),
+        selection=SelectionSettings(threshold=1.0),
+        train=replace(base.train, steps=2, rows=1, samples=4, row_multiple=256, sampling=sampling),
+        evaluation=replace(base.evaluation, samples=2, ood_texts=4, ood_tokens=128),
+    )
+
+
+def host() -> Settings:
+    """One accelerator host with Qwen3-1.7B: observations to 8k tokens, trunks to 16k."""
+    base = laptop()
+    sampling = SamplingSettings(temperature=1.0, max_tokens=1024)
+    return replace(
+        base,
+        preset="host",
+        text=TextSettings(
+            action_format="hermes",
+            tool_role="tool",
+            trunk_tokens=16_384,
+            clip_observation=8_192,
+            clip_task=8_192,
+        ),
+        model=ModelSettings(name="hub:Qwen/Qwen3-1.7B", dtype="bfloat16"),
+        sft=replace(base.sft, rows=8, row_multiple=2048, remat="full"),
+        profile=ProfileSettings(
+            RolloutSettings(samples=16, rows=8, turns_per_row=4, row_multiple=2048), sampling
+        ),
+        train=replace(
+            base.train,
+            steps=130,
+            rows=16,
+            samples=16,
+            row_multiple=2048,
+            remat="full",
+            optimizer=OptimizerSettings(learning_rate=1e-6),
+            sampling=sampling,
+        ),
+        evaluation=EvaluationSettings(samples=8),
+    )
+
+
+def pod() -> Settings:
+    """The paper's: Qwen3-30B-A3B-Thinking-2507, 64 pivots x 16 samples, nothing clipped."""
+    base = host()
+    sampling = SamplingSettings(temperature=1.0, max_tokens=8_192)
+    return replace(
+        base,
+        preset="pod",
+        text=replace(
+            base.text, trunk_tokens=32_768, clip_observation=None, clip_task=None, reasoning="keep"
+        ),
+        model=ModelSettings(name="hub:Qwen/Qwen3-30B-A3B-Thinking-2507", dtype="bfloat16"),
+        reward=RewardSettings(verifier="tool_name", recipe=Recipe("name", (("name", 1.0),))),
+        sft=replace(base.sft, epochs=0),
+        profile=ProfileSettings(
+            RolloutSettings(samples=16, rows=64, turns_per_row=1, row_multiple=4096), sampling
+        ),
+        train=replace(base.train, rows=64, pivots_per_row=1, row_multiple=4096, sampling=sampling),
+    )
+
+
+PRESETS = {"laptop": laptop, "smoke": smoke, "host": host, "pod": pod}
+
+
+def get_config(preset: str = "laptop") -> ml_collections.ConfigDict:
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}; use one of {', '.join(PRESETS)}")
+    return to_config(PRESETS[preset]())

@@ -1,0 +1,42 @@
+"""The dense form: what the other implementations are tested against."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class LogProbs(NamedTuple):
+    """Per token, in nats and float32; all of the tempered distribution softmax(z / temperature).
+
+    `logp_T` is the label's log-probability, `lse_T` the log-sum-exp of the tempered logits and
+    `entropy_T` the entropy over the vocabulary.
+    """
+
+    logp_T: Float[Array, "T"]
+    lse_T: Float[Array, "T"]
+    entropy_T: Float[Array, "T"]
+
+
+def logits(
+    hidden_TD: Float[Array, "T D"], head_VD: Float[Array, "V D"], temperature: float
+) -> Float[Array, "T V"]:
+    """Tempered logits, accumulated and returned in float32 whatever the operands are."""
+    z_TV = jnp.einsum("TD,VD->TV", hidden_TD, head_VD, preferred_element_type=jnp.float32)
+    return z_TV / temperature
+
+
+def linear_logprob(
+    hidden_TD: Float[Array, "T D"],
+    head_VD: Float[Array, "V D"],
+    labels_T: Int[Array, "T"],
+    temperature: float,
+) -> LogProbs:
+    """Materialises the [T, V] logits and lets JAX differentiate them."""
+    z_TV = logits(hidden_TD, head_VD, temperature)
+    lse_T = jax.nn.logsumexp(z_TV, axis=1)
+    log_probs_TV = z_TV - lse_T[:, None]
+    logp_T = jnp.take_along_axis(log_probs_TV, labels_T[:, None], axis=1)[:, 0]
+    entropy_T = -jnp.sum(jnp.exp(log_probs_TV) * log_probs_TV, axis=1)
+    return LogProbs(logp_T, lse_T, entropy_T)

@@ -1,0 +1,15 @@
+"""Turn accuracy on held-out candidates and retention on other text."""
+
+from pivotrl_jax.evaluation.bootstrap import Interval, clustered_mean
+from pivotrl_jax.evaluation.perplexity import perplexity, read_texts
+from pivotrl_jax.evaluation.turns import EvaluationSettings, heldout_difference, heldout_reward
+
+__all__ = [
+    "EvaluationSettings",
+    "Interval",
+    "clustered_mean",
+    "heldout_difference",
+    "heldout_reward",
+    "perplexity",
+    "read_texts",
+]

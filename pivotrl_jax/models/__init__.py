@@ -1,0 +1,18 @@
+"""Transformers as pure functions over parameter trees."""
+
+from pivotrl_jax.models.config import ModelConfig, RopeScaling
+from pivotrl_jax.models.params import LayerParams, Params, head, init, logical_axes, shapes
+from pivotrl_jax.models.transformer import hidden, logits
+
+__all__ = [
+    "LayerParams",
+    "ModelConfig",
+    "Params",
+    "RopeScaling",
+    "head",
+    "hidden",
+    "init",
+    "logical_axes",
+    "logits",
+    "shapes",
+]

@@ -1,0 +1,91 @@
+"""Published architectures, and smaller ones with the same features."""
+
+import dataclasses
+
+from pivotrl_jax.models.config import ModelConfig, RopeScaling
+
+SMOLLM2_135M = ModelConfig(
+    name="SmolLM2-135M",
+    vocab=49152,
+    width=576,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    ffn=1536,
+    rope_theta=100_000.0,
+    norm_eps=1e-5,
+    max_positions=8192,
+)
+LLAMA_3_2_1B = ModelConfig(
+    name="Llama-3.2-1B",
+    vocab=128256,
+    width=2048,
+    layers=16,
+    heads=32,
+    kv_heads=8,
+    head_dim=64,
+    ffn=8192,
+    rope_theta=500_000.0,
+    norm_eps=1e-5,
+    max_positions=131072,
+    rope_scaling=RopeScaling(
+        factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192
+    ),
+)
+QWEN_2_5_0_5B = ModelConfig(
+    name="Qwen2.5-0.5B",
+    vocab=151936,
+    width=896,
+    layers=24,
+    heads=14,
+    kv_heads=2,
+    head_dim=64,
+    ffn=4864,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+    max_positions=32768,
+    qkv_bias=True,
+)
+QWEN_3_0_6B = ModelConfig(
+    name="Qwen3-0.6B",
+    vocab=151936,
+    width=1024,
+    layers=28,
+    heads=16,
+    kv_heads=8,
+    head_dim=128,
+    ffn=3072,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+    max_positions=40960,
+    qk_norm=True,
+)
+QWEN_3_1_7B = dataclasses.replace(QWEN_3_0_6B, name="Qwen3-1.7B", width=2048, ffn=6144)
+QWEN_3_4B = dataclasses.replace(
+    QWEN_3_0_6B, name="Qwen3-4B", width=2560, layers=36, heads=32, ffn=9728
+)
+
+
+def shrink(
+    cfg: ModelConfig,
+    *,
+    vocab: int,
+    width: int,
+    layers: int,
+    kv_heads: int,
+    head_dim: int,
+    ffn: int,
+) -> ModelConfig:
+    """A small model with all features of `cfg`: query groups, tying, biases, norms, scaling."""
+    return dataclasses.replace(
+        cfg,
+        name=f"{cfg.name}-shrunken",
+        vocab=vocab,
+        width=width,
+        layers=layers,
+        heads=kv_heads * cfg.groups,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=ffn,
+    )

@@ -1,0 +1,139 @@
+"""A decoder-only transformer as pure functions of a parameter tree.
+
+Llama, Qwen2 and Qwen3 differ by the optional leaves of `LayerParams` alone. Letters: see
+`pivotrl_jax.dims`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pivotrl_jax.models.config import ModelConfig, RopeScaling
+from pivotrl_jax.models.params import LayerParams, Params, head
+from pivotrl_jax.parallel.sharding import constrain
+from pivotrl_jax.trees.tree import TokenTree, causal, visible
+
+QUERY_BLOCK = 256
+MASKED = -1e30
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def rope_frequencies(cfg: ModelConfig) -> Float[Array, "E/2"]:
+    """Radians per position of every rotated pair, with Llama 3 scaling where configured."""
+    freqs = cfg.rope_theta ** (-jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
+    return freqs if cfg.rope_scaling is None else _llama3_scaled(freqs, cfg.rope_scaling)
+
+
+def _llama3_scaled(freqs: jax.Array, scaling: RopeScaling) -> jax.Array:
+    """Slows low frequencies by `factor` and blends in between (Llama 3.1)."""
+    turns = scaling.original_max_positions * freqs / (2 * math.pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    keep = jnp.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)
+    return freqs * (keep + (1 - keep) / scaling.factor)
+
+
+def rotate(x: jax.Array, positions: Int[Array, "..."], freqs: Float[Array, "E/2"]) -> jax.Array:
+    """Rotary embedding in the half-split layout; `positions` has the shape of x's leading axes."""
+    angles = positions[..., None].astype(jnp.float32) * freqs
+    angles = angles.reshape(*positions.shape, *(1,) * (x.ndim - positions.ndim - 1), -1)
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def project_qkv(
+    p: LayerParams, cfg: ModelConfig, x: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries [..., H, G, E], keys and values [..., H, E] of normed activations [..., D]."""
+    q = jnp.einsum("...d,dhge->...hge", x, p.q)
+    k = jnp.einsum("...d,dhe->...he", x, p.k)
+    v = jnp.einsum("...d,dhe->...he", x, p.v)
+    if p.q_bias is not None:
+        q, k, v = q + p.q_bias, k + p.k_bias, v + p.v_bias
+    if p.q_norm is not None:
+        q, k = rms_norm(q, p.q_norm, cfg.norm_eps), rms_norm(k, p.k_norm, cfg.norm_eps)
+    freqs = rope_frequencies(cfg)
+    return rotate(q, positions, freqs), rotate(k, positions, freqs), v
+
+
+def layer(
+    p: LayerParams, cfg: ModelConfig, x: jax.Array, positions: jax.Array, attend: Attend
+) -> jax.Array:
+    """One block on activations [..., D]; `attend(q, k, v)` gives [..., H, G, E]."""
+    with jax.named_scope("attention"):
+        q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg.norm_eps), positions)
+        x = x + jnp.einsum("...hge,hged->...d", attend(q, k, v), p.o)
+    with jax.named_scope("ffn"):
+        y = rms_norm(x, p.ffn_norm, cfg.norm_eps)
+        y = jax.nn.silu(y @ p.gate) * (y @ p.up)
+        return x + y @ p.down
+
+
+def tree_attention(
+    q: Float[Array, "R T H G E"],
+    k: Float[Array, "R T H E"],
+    v: Float[Array, "R T H E"],
+    tree: TokenTree,
+) -> Float[Array, "R T H G E"]:
+    """Attention of every token to what it sees in its tree.
+
+    Blocks of queries bound the score array, and since no token sees a later one, a block reads
+    only the keys up to its own end.
+    """
+    length = q.shape[1]
+    blocks = []
+    for start in range(0, length, QUERY_BLOCK):
+        queries, keys = (
+            slice(start, min(start + QUERY_BLOCK, length)),
+            slice(0, start + QUERY_BLOCK),
+        )
+        mask = visible(tree, queries, keys)[:, None, None]
+        scores = jnp.einsum(
+            "rqhge,rkhe->rhgqk", q[:, queries], k[:, keys], preferred_element_type=jnp.float32
+        )
+        scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
+        probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        blocks.append(jnp.einsum("rhgqk,rkhe->rqhge", probs, v[:, keys]))
+    return jnp.concatenate(blocks, axis=1)
+
+
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def hidden(
+    params: Params, cfg: ModelConfig, tree: TokenTree, remat: str = "dots"
+) -> Float[Array, "R T D"]:
+    """Final normed hidden states of a token tree.
+
+    `remat` names what the backward pass keeps of each layer: "dots" the matrix products,
+    "full" nothing but the layer's input.
+    """
+    x = constrain(params.embed[tree.tokens], "rows", None, None)
+
+    @partial(jax.checkpoint, policy=REMAT[remat])
+    def body(x: jax.Array, p: LayerParams) -> tuple[jax.Array, None]:
+        attend = partial(tree_attention, tree=tree)
+        return constrain(layer(p, cfg, x, tree.positions, attend), "rows", None, None), None
+
+    x, _ = jax.lax.scan(body, x, params.layers)
+    return rms_norm(x, params.final_norm, cfg.norm_eps)
+
+
+def logits(params: Params, cfg: ModelConfig, tokens_RT: Int[Array, "R T"]) -> Float[Array, "R T V"]:
+    """Next-token logits of plain causal rows, float32. For tests; losses never build them."""
+    h = hidden(params, cfg, causal(tokens_RT))
+    return jnp.einsum("rtd,vd->rtv", h, head(params), preferred_element_type=jnp.float32)

@@ -1,0 +1,100 @@
+"""From a verdict's criteria to a reward (paper eq. 6)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.objectives.names import require
+
+Conditions = tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The rule that turns named criteria into a reward.
+
+    A sample is accepted when every (criterion, threshold) of `accept` holds (value >= threshold),
+    or every one of `alternatively`, where that is not empty. An accepted sample earns 1, or its
+    value of the criterion `graded` where one is named; any other earns 0.
+    """
+
+    name: str
+    accept: Conditions = ()
+    alternatively: Conditions = ()
+    graded: str | None = None
+
+
+@flax.struct.dataclass
+class RecipeArrays:
+    """A recipe as arrays over the criteria C of one verifier.
+
+    A threshold of -inf always holds, one of +inf never; reward if accepted is
+    `constant + criteria @ graded_C`.
+    """
+
+    accept_C: Float[Array, "C"]
+    alternatively_C: Float[Array, "C"]
+    graded_C: Float[Array, "C"]
+    constant: Float[Array, ""]
+
+
+def compile_recipe(recipe: Recipe, criteria_names: Sequence[str]) -> RecipeArrays:
+    """Arrange `recipe` along the verifier's `criteria_names`, in their order.
+
+    Raises UserError for a criterion that the verifier does not have (naming the nearest one) and
+    for a recipe that accepts everything.
+    """
+    if not recipe.accept and (recipe.alternatively or recipe.graded is None):
+        raise UserError(
+            f"recipe {recipe.name!r} accepts every action; name at least one criterion in 'accept'."
+        )
+    alternatively_C = np.full(len(criteria_names), np.inf)
+    if recipe.alternatively:
+        alternatively_C = _thresholds(recipe.name, recipe.alternatively, criteria_names)
+    graded_C = np.zeros(len(criteria_names))
+    if recipe.graded is not None:
+        graded_C[_index(recipe.name, recipe.graded, criteria_names)] = 1.0
+    return RecipeArrays(
+        accept_C=jnp.asarray(_thresholds(recipe.name, recipe.accept, criteria_names)),
+        alternatively_C=jnp.asarray(alternatively_C),
+        graded_C=jnp.asarray(graded_C),
+        constant=jnp.asarray(1.0 if recipe.graded is None else 0.0),
+    )
+
+
+def _thresholds(recipe: str, conditions: Conditions, names: Sequence[str]) -> np.ndarray:
+    thresholds_C = np.full(len(names), -np.inf)
+    for criterion, threshold in conditions:
+        thresholds_C[_index(recipe, criterion, names)] = threshold
+    return thresholds_C
+
+
+def _index(recipe: str, criterion: str, names: Sequence[str]) -> int:
+    require(f"recipe {recipe!r}", criterion, names)
+    return list(names).index(criterion)
+
+
+@jax.jit
+def rewards(
+    criteria_PKC: Float[Array, "P K C"], valid_PK: Bool[Array, "P K"], recipe: RecipeArrays
+) -> Float[Array, "P K"]:
+    """r_func(s, a) of every sample (paper eq. 6); 0 where not valid, whatever the criteria are."""
+    over_samples = jax.vmap(_reward, in_axes=(0, 0, None))
+    return jax.vmap(over_samples, in_axes=(0, 0, None))(criteria_PKC, valid_PK, recipe)
+
+
+def _reward(
+    criteria_C: Float[Array, "C"], valid: Bool[Array, ""], recipe: RecipeArrays
+) -> Float[Array, ""]:
+    # An invalid sample's criteria may be NaN, which times 0 would stay NaN.
+    criteria_C = jnp.where(valid, criteria_C, 0)
+    accepted = jnp.all(criteria_C >= recipe.accept_C) | jnp.all(
+        criteria_C >= recipe.alternatively_C
+    )
+    return jnp.where(valid & accepted, recipe.constant + criteria_C @ recipe.graded_C, 0)

@@ -1,0 +1,62 @@
+"""The one table from logical axes to mesh axes."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Axes = tuple[str | None, ...]
+
+RULES: dict[str, tuple[str, ...]] = {
+    "rows": ("data", "fsdp"),
+    "width": ("fsdp",),
+    "kv_heads": ("tensor",),
+    "ffn": ("tensor",),
+    "vocab": ("tensor",),
+    "layers": (),
+}
+
+
+def spec(
+    axes: Axes, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh
+) -> PartitionSpec:
+    """The partition of an array of `shape` whose dimensions carry the logical names `axes`.
+
+    A dimension that its mesh axes do not divide (SmolLM2 has 3 key/value heads) is replicated.
+    Raises ValueError when two dimensions claim one mesh axis.
+    """
+    parts: list[tuple[str, ...] | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        mesh_axes = RULES[name] if name is not None else ()
+        divides = size % int(np.prod([mesh.shape[a] for a in mesh_axes], dtype=int)) == 0
+        parts.append(mesh_axes if mesh_axes and divides else None)
+    used = [a for part in parts if part for a in part]
+    if len(used) != len(set(used)):
+        raise ValueError(f"logical axes {axes} use a mesh axis twice: {used}")
+    return PartitionSpec(*parts)
+
+
+def shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
+    """A `NamedSharding` per leaf of `abstract`, whose logical axes stand in the tree `axes`."""
+    return jax.tree.map(
+        lambda leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh)), abstract, axes
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh: Mesh, shape: tuple[int, ...], axis: int = 0) -> NamedSharding:
+    """Sharding of a batch array whose dimension `axis` counts rows."""
+    names: Axes = tuple("rows" if i == axis else None for i in range(len(shape)))
+    return NamedSharding(mesh, spec(names, shape, mesh))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins the layout of an activation inside `jit`, under the mesh of `jax.set_mesh`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))

@@ -1,0 +1,38 @@
+"""Profiling statistics, the choice of pivots, and the profile on disk."""
+
+from pivotrl_jax.pivots.rollouts import (
+    Rollouts,
+    RolloutSettings,
+    Turn,
+    judge,
+    plan,
+    rollouts,
+    sample_records,
+)
+from pivotrl_jax.pivots.selection import SelectionSettings, audit, select
+from pivotrl_jax.pivots.statistics import (
+    GroupStatistics,
+    candidate_table,
+    group_statistics,
+    wilson,
+)
+from pivotrl_jax.pivots.store import SCHEMA, ProfileStore
+
+__all__ = [
+    "SCHEMA",
+    "GroupStatistics",
+    "ProfileStore",
+    "RolloutSettings",
+    "Rollouts",
+    "SelectionSettings",
+    "Turn",
+    "audit",
+    "candidate_table",
+    "group_statistics",
+    "judge",
+    "plan",
+    "rollouts",
+    "sample_records",
+    "select",
+    "wilson",
+]

@@ -1,0 +1,82 @@
+"""Drawing one token from logits, with the log-prob of the distribution that was drawn from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from pivotrl_jax.errors import UserError
+
+MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+    """How actions are drawn. `max_tokens` caps an action, its end-of-turn token included."""
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise UserError(
+                f"sampling.temperature is {self.temperature}; it must be positive (0.01 is greedy)"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"sampling.top_p is {self.top_p}; it must lie in (0, 1]")
+
+
+def truncate(logits: Float[Array, "*B V"], settings: SamplingSettings) -> Float[Array, "*B V"]:
+    """Masks what top-k and nucleus (top-p) sampling leave out; ties at the border stay in."""
+    if settings.top_k:
+        kth = jax.lax.top_k(logits, settings.top_k)[0][..., -1:]
+        logits = jnp.where(logits < kth, MASKED, logits)
+    if settings.top_p < 1:
+        descending = -jnp.sort(-logits, axis=-1)
+        probs = jax.nn.softmax(descending, axis=-1)
+        # A token stays when the mass before it is below top_p, so the first always does.
+        stays = jnp.cumsum(probs, axis=-1) - probs < settings.top_p
+        border = jnp.min(jnp.where(stays, descending, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < border, MASKED, logits)
+    return logits
+
+
+def draw(
+    keys: PRNGKeyArray, logits: Float[Array, "B V"], settings: SamplingSettings
+) -> tuple[Int[Array, "B"], Float[Array, "B"], Float[Array, "B"]]:
+    """One token per row: (token, behaviour log-prob, plain log-prob).
+
+    The behaviour log-prob belongs to the tempered, truncated, renormalised distribution that the
+    token was drawn from; the plain one to softmax(logits). The draw inverts the cumulative
+    distribution at one uniform number per key, which costs one random number instead of V.
+    """
+    kept = truncate(logits / settings.temperature, settings)
+    behaviour = jax.nn.log_softmax(kept, axis=-1)
+    tokens = jax.vmap(invert_cdf)(jax.vmap(jax.random.uniform)(keys), jnp.exp(behaviour))
+    pick = lambda x: jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]  # noqa: E731
+    plain = pick(logits) - jax.nn.logsumexp(logits, axis=-1)
+    return tokens, pick(behaviour), plain
+
+
+def invert_cdf(u: Float[Array, ""], probs: Float[Array, "V"]) -> Int[Array, ""]:
+    """The token whose slice of the cumulative distribution holds `u` in [0, 1).
+
+    Two levels, about sqrt(V) wide each: short sums lose less than one running sum over V.
+    """
+    width = 1 << max(1, (probs.size.bit_length() + 1) // 2)
+    blocks = jnp.pad(probs, (0, -probs.size % width)).reshape(-1, width)
+    mass = jnp.cumsum(blocks.sum(axis=1))
+    u = u * mass[-1]
+    block = jnp.minimum(jnp.sum(mass <= u), mass.size - 1)
+    before = jnp.where(block == 0, 0.0, mass[block - 1])
+    inner = jnp.cumsum(blocks[block])
+    token = jnp.minimum(jnp.sum(inner <= u - before), last_positive(blocks[block]))
+    return (block * width + token).astype(jnp.int32)
+
+
+def last_positive(probs: Float[Array, "W"]) -> Int[Array, ""]:
+    """Rounding may leave `u` just beyond the last slice; it then belongs to that slice."""
+    return jnp.max(jnp.where(probs > 0, jnp.arange(probs.size), 0))

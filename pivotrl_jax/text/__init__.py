@@ -1,0 +1,38 @@
+"""Text: tokenizers, chat templates, action formats, and trajectories as token trunks."""
+
+from pivotrl_jax.text.actions import (
+    ActionFormat,
+    FencedBash,
+    HermesTags,
+    ParsedAction,
+    PlainJson,
+    action_format,
+)
+from pivotrl_jax.text.render import Clip, Rendering, RenderSettings, Span, Trunk, render
+from pivotrl_jax.text.templates import ChatTemplate
+from pivotrl_jax.text.tokenizer import (
+    BpeTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
+
+__all__ = [
+    "ActionFormat",
+    "BpeTokenizer",
+    "ChatTemplate",
+    "Clip",
+    "FencedBash",
+    "HermesTags",
+    "ParsedAction",
+    "PlainJson",
+    "RenderSettings",
+    "Rendering",
+    "SentencePieceTokenizer",
+    "Span",
+    "Tokenizer",
+    "Trunk",
+    "action_format",
+    "load_tokenizer",
+    "render",
+]

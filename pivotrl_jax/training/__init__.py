@@ -1,0 +1,43 @@
+"""Training state, updates, batches, checkpoints and the step loop."""
+
+from pivotrl_jax.training.batches import policy_batch, supervised_batch
+from pivotrl_jax.training.checkpoints import Checkpointer
+from pivotrl_jax.training.data import index_batches
+from pivotrl_jax.training.loop import Stopped, run_steps
+from pivotrl_jax.training.metrics import MetricWriter
+from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
+from pivotrl_jax.training.pivotrl import Judge, TrainSettings, pivot_step
+from pivotrl_jax.training.update import (
+    PolicyBatch,
+    SupervisedBatch,
+    TrainState,
+    new_state,
+    policy_update,
+    state_shardings,
+    supervised_update,
+    token_logprobs,
+)
+
+__all__ = [
+    "Checkpointer",
+    "Judge",
+    "MetricWriter",
+    "OptimizerSettings",
+    "PolicyBatch",
+    "Stopped",
+    "SupervisedBatch",
+    "TrainSettings",
+    "TrainState",
+    "index_batches",
+    "learning_rates",
+    "make_optimizer",
+    "new_state",
+    "pivot_step",
+    "policy_batch",
+    "policy_update",
+    "run_steps",
+    "state_shardings",
+    "supervised_batch",
+    "supervised_update",
+    "token_logprobs",
+]

@@ -1,0 +1,178 @@
+"""One PivotRL step: sample at the pivots, verify, turn verdicts into advantages, update."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
+
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.objectives import (
+    Normalisation,
+    PolicySettings,
+    RecipeArrays,
+    advantages,
+    override,
+    rewards,
+)
+from pivotrl_jax.parallel import rows as row_sharding
+from pivotrl_jax.pivots.rollouts import Judged, Rollouts, RolloutSettings, Row, judge, sample_rows
+from pivotrl_jax.sampling import SamplingSettings
+from pivotrl_jax.text import ActionFormat, Tokenizer
+from pivotrl_jax.training.batches import policy_batch
+from pivotrl_jax.training.optimizer import OptimizerSettings
+from pivotrl_jax.training.update import Metrics, PolicyBatch, TrainState
+from pivotrl_jax.verifiers import Verifier
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """`rows` trees a step, each with up to `pivots_per_row` pivots of one trajectory and `samples`
+    (G) actions per pivot, updated in micro-batches of `micro_rows` trees.
+
+    `malformed_penalty` replaces the advantage of unparsable actions (None: off); `truncated` is
+    "exclude" (leaves the group and the loss) or "fail".
+    """
+
+    steps: int = 100
+    rows: int = 16
+    pivots_per_row: int = 4
+    samples: int = 16
+    micro_rows: int = 1
+    row_multiple: int = 512
+    remat: str = "dots"
+    normalisation: Normalisation = "std"
+    std_epsilon: float = 1e-6
+    min_valid: int = 2
+    malformed_penalty: float | None = None
+    truncated: str = "exclude"
+    save_every: int = 5
+    objective: PolicySettings = dataclasses.field(default_factory=PolicySettings)
+    optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
+    sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
+
+    def __post_init__(self) -> None:
+        if self.sampling.top_k or self.sampling.top_p < 1:
+            raise UserError(
+                "train.sampling must not truncate: with top_k or top_p the importance ratio of "
+                "eq. 7 is not that of the sampled distribution; set top_k=0 and top_p=1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """What turns sampled tokens into rewards."""
+
+    tokenizer: Tokenizer
+    fmt: ActionFormat
+    verifier: Verifier
+    recipe: RecipeArrays
+
+
+Update = Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, np.ndarray, int], tuple[TrainState, Mapping[str, float]]]
+
+
+def pivot_step(
+    cfg: ModelConfig,
+    rows: Sequence[Row],
+    trunks: Sequence[np.ndarray],
+    reference: Params | None,
+    update: Update,
+    judging: Judge,
+    settings: TrainSettings,
+    learning_rates: Sequence[float],
+    key: PRNGKeyArray,
+    mesh: Mesh,
+) -> Step:
+    """The step that `training.loop.run_steps` runs: indices into `rows` to metrics.
+
+    The draws of step n use `fold_in(key, n)`, so that a resumed run draws the same samples.
+    """
+    rollout = RolloutSettings(
+        settings.samples, settings.rows, settings.pivots_per_row, settings.row_multiple // 2
+    )
+
+    def step(
+        state: TrainState, indices: np.ndarray, number: int
+    ) -> tuple[TrainState, Mapping[str, float]]:
+        began = time.monotonic()
+        chosen = [rows[i] for i in indices]
+        samples = sample_rows(
+            state.params,
+            cfg,
+            chosen,
+            trunks,
+            jax.random.fold_in(key, jax.device_put(np.uint32(number))),
+            judging.tokenizer,
+            settings.sampling,
+            rollout,
+            mesh,
+        )
+        judged = judge(
+            samples,
+            judging.tokenizer,
+            judging.fmt,
+            judging.verifier,
+            truncated=settings.truncated,
+        )
+        rewards_PK, advantage_PK = jax.device_get(_advantages(judged, judging.recipe, settings))
+        batch = policy_batch(
+            chosen,
+            trunks,
+            samples,
+            advantage_PK,
+            judged.valid_PK.astype(np.float32),
+            micro_rows=settings.micro_rows,
+            multiple=settings.row_multiple,
+        )
+        batch = jax.tree.map(
+            lambda x: jax.device_put(x, row_sharding(mesh, x.shape, axis=1)), batch
+        )
+        state, metrics = update(state, reference, batch)
+        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        tokens = int(samples.lengths_PK.sum())
+        scalars |= group_metrics(rewards_PK, judged, samples)
+        scalars["lr"] = learning_rates[number]
+        scalars["tokens_per_second"] = tokens / (time.monotonic() - began)
+        return state, scalars
+
+    return step
+
+
+def _advantages(
+    judged: Judged, recipe: RecipeArrays, settings: TrainSettings
+) -> tuple[jax.Array, jax.Array]:
+    criteria, valid, malformed = (
+        jax.device_put(x) for x in (judged.criteria_PKC, judged.valid_PK, judged.malformed_PK)
+    )
+    rewards_PK = rewards(criteria, valid, recipe)
+    advantage_PK = advantages(
+        rewards_PK,
+        valid,
+        normalisation=settings.normalisation,
+        epsilon=settings.std_epsilon,
+        min_valid=settings.min_valid,
+    )
+    return rewards_PK, override(advantage_PK, malformed & valid, settings.malformed_penalty)
+
+
+def group_metrics(rewards_PK: np.ndarray, judged: Judged, samples: Rollouts) -> dict[str, float]:
+    """Reward statistics of one batch; samples without a verdict count in no mean."""
+    valid = judged.valid_PK
+    kept = rewards_PK[valid]
+    groups = [row[ok] for row, ok in zip(rewards_PK, valid, strict=True) if ok.sum() > 1]
+    nan = float("nan")
+    return {
+        "reward_mean": float(kept.mean()) if kept.size else nan,
+        "reward_std": float(kept.std()) if kept.size else nan,
+        "mixed_share": float(np.mean([g.std() > 0 for g in groups])) if groups else nan,
+        "malformed_share": float(judged.malformed_PK.mean()),
+        "truncated_share": float(samples.truncated_PK.mean()),
+        "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),
+        "action_length": float(samples.lengths_PK.mean()),
+    }

@@ -1,0 +1,209 @@
+"""The jitted, donated, sharded update: one function for SFT, one for PivotRL."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from kernels.linear_logprob import LogProbs, linear_logprob
+from pivotrl_jax.models import ModelConfig, Params, head, hidden, logical_axes, shapes
+from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss, supervised_loss
+from pivotrl_jax.parallel import constrain, replicated, shardings
+from pivotrl_jax.trees import TokenTree
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class SupervisedBatch:
+    """M micro-batches of R rows. `index` lists the scored tokens of a row; padding weighs 0."""
+
+    tree: TokenTree  # M R T
+    index: Int[Array, "M R A"]
+    weight: Float[Array, "M R A"]
+
+
+@flax.struct.dataclass
+class PolicyBatch:
+    """Like SupervisedBatch, with what eq. 7 needs to know of every scored token."""
+
+    tree: TokenTree  # M R T
+    index: Int[Array, "M R A"]
+    weight: Float[Array, "M R A"]
+    sample: Int[Array, "M R A"]  # number of the token's sample within its row
+    advantage: Float[Array, "M R A"]
+    old_logp: Float[Array, "M R A"]
+
+
+Metrics = dict[str, jax.Array]
+
+
+def state_shardings(
+    optimizer: optax.GradientTransformation, cfg: ModelConfig, mesh: Mesh
+) -> TrainState:
+    """Moments lie like their parameters; counters are replicated."""
+    params = shardings(shapes(cfg), logical_axes(cfg), mesh)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, shapes(cfg)),
+        params,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+    return TrainState(replicated(mesh), params, opt_state)
+
+
+def new_state(
+    params: Params, optimizer: optax.GradientTransformation, layout: TrainState
+) -> TrainState:
+    """Step 0, with optimiser moments born in `layout`. Takes over `params` (they are donated)."""
+
+    def make(params: Params) -> TrainState:
+        return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+    return jax.jit(make, donate_argnums=0, out_shardings=layout)(params)
+
+
+def token_logprobs(
+    params: Params,
+    cfg: ModelConfig,
+    tree: TokenTree,
+    index_RA: Int[Array, "R A"],
+    *,
+    temperature: float = 1.0,
+    remat: str = "dots",
+) -> LogProbs:
+    """Log-prob, log-sum-exp and entropy [R, A] of the scored tokens of a tree, float32.
+
+    The head is applied to the tokens before the scored ones only, and no [tokens, vocab] array
+    is built.
+    """
+    h = hidden(params, cfg, tree, remat)
+    parents = jnp.take_along_axis(tree.parents, index_RA, axis=1)
+    labels = jnp.take_along_axis(tree.tokens, index_RA, axis=1)
+    h = constrain(jnp.take_along_axis(h, parents[..., None], axis=1), "rows", None, None)
+    with jax.named_scope("logprob"):
+        flat = linear_logprob(
+            h.reshape(-1, h.shape[-1]), head(params), labels.reshape(-1), temperature=temperature
+        )
+    return jax.tree.map(lambda x: x.reshape(index_RA.shape), flat)
+
+
+def apply_gradients(
+    state: TrainState, grads: Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+
+
+def accumulate(
+    loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Params, batch: Any
+) -> tuple[Params, jax.Array, Any]:
+    """Sums gradients and losses over micro-batches (leading axis M); stacks their statistics."""
+    grad = jax.value_and_grad(loss, has_aux=True)
+
+    def body(carry: tuple, micro: Any) -> tuple[tuple, Any]:
+        grads, total = carry
+        (value, stats), new = grad(params, micro)
+        return (jax.tree.map(jnp.add, grads, new), total + value), stats
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (grads, total), stats = jax.lax.scan(body, (zeros, jnp.float32(0)), batch)
+    return grads, total, stats
+
+
+def supervised_update(
+    cfg: ModelConfig, optimizer: optax.GradientTransformation, layout: TrainState, remat: str
+) -> Callable[[TrainState, SupervisedBatch], tuple[TrainState, Metrics]]:
+    """SFT on the expert actions of whole trajectories: -E log pi(a*|s) over action tokens."""
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
+    def update(state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
+        normaliser = batch.weight.sum()
+
+        def loss(params: Params, micro: SupervisedBatch) -> tuple[jax.Array, Any]:
+            scores = token_logprobs(params, cfg, micro.tree, micro.index, remat=remat)
+            value, stats = supervised_loss(scores.logp_T, micro.weight, normaliser)
+            return value, (stats.hits, jnp.sum(scores.entropy_T * micro.weight))
+
+        grads, value, (hits, entropy) = accumulate(loss, state.params, batch)
+        metrics = {
+            "loss": value,
+            "accuracy": hits.sum() / normaliser,
+            "entropy": entropy.sum() / normaliser,
+            "grad_norm": optax.global_norm(grads),
+            "action_tokens": normaliser,
+        }
+        return apply_gradients(state, grads, optimizer), metrics
+
+    return update
+
+
+def policy_update(
+    cfg: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    layout: TrainState,
+    settings: PolicySettings,
+    *,
+    samples: int,
+    temperature: float,
+    remat: str,
+) -> Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]:
+    """Single-turn GRPO on pivots (paper eq. 7).
+
+    The update takes the frozen policy pi_0 (None when `kl_coef` is 0) and a batch whose rows hold
+    at most `samples` samples each. Log-probs are those at the sampling `temperature`.
+    """
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
+    def update(
+        state: TrainState, reference: Params | None, batch: PolicyBatch
+    ) -> tuple[TrainState, Metrics]:
+        count = partial(loss_count, aggregation=settings.aggregation, samples=samples)
+        normaliser = jax.vmap(count)(batch.weight, batch.sample).sum()
+        score = partial(token_logprobs, cfg=cfg, temperature=temperature, remat=remat)
+
+        def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, Any]:
+            scores = score(params, tree=micro.tree, index_RA=micro.index)
+            ref = None
+            if reference is not None:
+                ref = score(reference, tree=micro.tree, index_RA=micro.index).logp_T
+            value, stats = policy_loss(
+                scores.logp_T,
+                micro.old_logp,
+                ref,
+                micro.advantage,
+                micro.weight,
+                micro.sample,
+                normaliser,
+                settings,
+                samples,
+            )
+            return value, (stats, jnp.sum(scores.entropy_T * micro.weight))
+
+        grads, value, (stats, entropy) = accumulate(loss, state.params, batch)
+        tokens = jnp.maximum(stats.tokens.sum(), 1)
+        metrics = {
+            "loss": value,
+            "kl": stats.kl.sum() / tokens,
+            "entropy": entropy.sum() / tokens,
+            "clip_share": stats.clipped.sum() / tokens,
+            "ratio_max": stats.ratio_max.max(),
+            "logp_gap": stats.logp_gap.max(),
+            "grad_norm": optax.global_norm(grads),
+            "action_tokens": tokens,
+        }
+        return apply_gradients(state, grads, optimizer), metrics
+
+    return update

@@ -1,0 +1,30 @@
+"""Expert trajectories: reading and writing files, turns that may be trained on, splits."""
+
+from pivotrl_jax.trajectories.formats import BASH_TOOL, FORMATS
+from pivotrl_jax.trajectories.readers import ReadAudit, Rejected, read, rows
+from pivotrl_jax.trajectories.schema import Action, Candidate, Message, ToolCall, Trajectory
+from pivotrl_jax.trajectories.splits import Split, check_disjoint, split
+from pivotrl_jax.trajectories.turns import EVERY_TURN, SWE_TURN, TurnRule, candidates
+from pivotrl_jax.trajectories.writers import write_openai_chat
+
+__all__ = [
+    "BASH_TOOL",
+    "EVERY_TURN",
+    "FORMATS",
+    "SWE_TURN",
+    "Action",
+    "Candidate",
+    "Message",
+    "ReadAudit",
+    "Rejected",
+    "Split",
+    "ToolCall",
+    "Trajectory",
+    "TurnRule",
+    "candidates",
+    "check_disjoint",
+    "read",
+    "rows",
+    "split",
+    "write_openai_chat",
+]

@@ -1,0 +1,46 @@
+"""Train and held-out parts that never share a task."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.trajectories.schema import Candidate, Trajectory
+
+Split = Literal["train", "heldout"]
+
+
+def split(task_ids: Iterable[str], heldout_share: float, seed: int) -> dict[str, Split]:
+    """The part of each task; ceil(heldout_share * tasks) of them, by seeded hash, are held out.
+
+    Depends on the set of tasks only, not on their order. Raises UserError unless 0 < share < 1 and
+    there are two tasks, so that neither part is empty.
+    """
+    tasks = sorted(set(task_ids), key=lambda task: _hash(task, seed))
+    if not 0 < heldout_share < 1:
+        raise UserError(f"the held-out share is {heldout_share}: give a number between 0 and 1")
+    if len(tasks) < 2:
+        raise UserError(
+            f"{len(tasks)} task cannot be split into train and held out: "
+            "read trajectories of at least two tasks"
+        )
+    heldout = min(math.ceil(heldout_share * len(tasks)), len(tasks) - 1)
+    return {task: "heldout" if i < heldout else "train" for i, task in enumerate(tasks)}
+
+
+def check_disjoint(candidates: Iterable[Candidate], trajectories: Iterable[Trajectory]) -> None:
+    """Raises UserError when candidates of one task stand in both parts."""
+    task_of = {trajectory.id: trajectory.task_id for trajectory in trajectories}
+    part_of: dict[str, Split] = {}
+    for candidate in candidates:
+        task = task_of[candidate.trajectory_id]
+        if part_of.setdefault(task, candidate.split) != candidate.split:
+            raise UserError(
+                f"task {task!r} of candidate {candidate.id!r} is both trained on and held out: "
+                "split by task_id and build the candidates again"
+            )
+
+
+def _hash(task: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{task}".encode()).hexdigest()

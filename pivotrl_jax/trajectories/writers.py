@@ -1,0 +1,59 @@
+"""Trajectories back to OpenAI chat rows."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pivotrl_jax.trajectories.schema import Message, Trajectory
+
+
+def write_openai_chat(trajectories: Iterable[Trajectory], path: Path) -> None:
+    """Writes one JSON object per line; `openai_chat` reads all but `source` back unchanged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as out:
+        for trajectory in trajectories:
+            out.write(json.dumps(_row(trajectory), ensure_ascii=False) + "\n")
+
+
+def _row(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "id": trajectory.id,
+        "task_id": trajectory.task_id,
+        "domain": trajectory.domain,
+        "reward": trajectory.reward,
+        "tools": list(trajectory.tools),
+        "messages": _entries(trajectory.messages),
+    }
+
+
+def _entries(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    for index, message in enumerate(messages):
+        entry: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.reasoning is not None:
+            entry["reasoning_content"] = message.reasoning
+        if message.failed:
+            entry["failed"] = True
+        if message.calls:
+            waiting = [f"call_{index}_{i}" for i in range(len(message.calls))]
+            entry["tool_calls"] = _calls(message, waiting)
+        elif message.role == "tool" and waiting:
+            entry["tool_call_id"] = waiting.pop(0)
+        entries.append(entry)
+    return entries
+
+
+def _calls(message: Message, ids: list[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": name,
+            "type": "function",
+            "function": {
+                "name": call.name,
+                "arguments": json.dumps(call.arguments, ensure_ascii=False),
+            },
+        }
+        for name, call in zip(ids, message.calls, strict=True)
+    ]

@@ -1,0 +1,153 @@
+"""Functional equivalence of shell commands, judged from their text alone."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from rapidfuzz import fuzz
+
+from pivotrl_jax.text.actions import ParsedAction
+from pivotrl_jax.trajectories.schema import Action, ToolCall
+from pivotrl_jax.verifiers.invocation import Invocation
+from pivotrl_jax.verifiers.normal import Pipeline, normalise
+from pivotrl_jax.verifiers.verdict import Verdict
+
+_MAX_PARSED = 16_000  # characters; the longest of 4,661 expert commands has 5,937
+_MAX_COMPARED = 2_000  # characters
+_CRITERIA: tuple[str, ...] = (
+    "well_formed", "kind", "name", "program", "subcommand", "targets", "pattern", "range", "exact",
+    "similarity",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Compares one shell command with the expert's; nothing is executed.
+
+    Criteria, each in [0, 1] and symmetric in the two commands:
+      well_formed  the sample parsed as exactly one call
+      kind         both calls carry a shell command, or neither does
+      name         same tool
+      program      same programs in the same order (viewers such as `| head` do not count)
+      subcommand   same subcommands: `git diff`, `-m pytest`, a script, in-place, output to a file
+      targets      F1 overlap of the operands
+      pattern      similarity of search patterns, sed scripts, inline code and heredocs
+      range        overlap of the line ranges that are read (intersection over union)
+      exact        same normal form
+      similarity   Indel similarity of the normal forms' first 2,000 characters
+    Where neither command has a target, pattern or range, that criterion is 1, but only if the
+    programs agree: different programs have nothing in common by lacking the same thing.
+    `argument` is the tool's argument with the command; a call without it is compared by name and
+    arguments. `root` is the directory in which commands start.
+    """
+
+    argument: str = "command"
+    root: str = "/testbed"
+    name = "command"
+    criteria = _CRITERIA
+
+    def __call__(self, expert: Action, sampled: ParsedAction) -> Verdict:
+        """An expert action that is not one judgeable call is an error; never raises."""
+        try:
+            return self._verdict(expert, sampled)
+        except Exception as error:
+            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
+
+    def _verdict(self, expert: Action, sampled: ParsedAction) -> Verdict:
+        if len(expert.calls) != 1:
+            return Verdict({}, "", error=f"the expert makes {len(expert.calls)} calls, not one")
+        expected_text = self._text(expert.calls[0])
+        expected = normalise(expected_text[:_MAX_PARSED], self.root)
+        if not expected:
+            return Verdict({}, "", error="the expert's command is empty")
+        calls = sampled.action.calls
+        problems = list(sampled.problems) or ([] if len(calls) == 1 else [f"{len(calls)} calls"])
+        if problems:
+            return self._scores({}, "; ".join(problems))
+        base = {
+            "well_formed": 1.0,
+            "kind": float(self._is_shell(calls[0]) == self._is_shell(expert.calls[0])),
+            "name": float(calls[0].name == expert.calls[0].name),
+        }
+        if base["kind"] == 0:
+            return self._scores(base, f"no text argument {self.argument!r}")
+        text = self._text(calls[0])
+        scores = compare(expected, normalise(text[:_MAX_PARSED], self.root))
+        if text[_MAX_PARSED:] != expected_text[_MAX_PARSED:]:
+            scores["exact"] = 0.0
+        failed = [name for name, score in scores.items() if score < 1]
+        return self._scores(base | scores, f"differs in {', '.join(failed)}" if failed else "equal")
+
+    def _scores(self, scores: dict[str, float], reason: str) -> Verdict:
+        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
+
+    def _is_shell(self, call: ToolCall) -> bool:
+        arguments = call.arguments
+        return isinstance(arguments, dict) and isinstance(arguments.get(self.argument), str)
+
+    def _text(self, call: ToolCall) -> str:
+        if self._is_shell(call):
+            return call.arguments[self.argument]
+        arguments = call.arguments if isinstance(call.arguments, dict) else {"": call.arguments}
+        values = (f"{name}={json.dumps(arguments[name])}" for name in sorted(arguments))
+        return " ".join((call.name, *values))
+
+
+def compare(expected: Sequence[Pipeline], actual: Sequence[Pipeline]) -> dict[str, float]:
+    """The criteria from "program" on, of two normal forms."""
+    if not actual:
+        return {}
+    pair = (expected, actual)
+    decisive = [[stage for pipeline in form for stage in pipeline.decisive] for form in pair]
+    stages = [[stage for pipeline in form for stage in pipeline.stages] for form in pair]
+    texts = ["\n".join(map(str, form)) for form in pair]
+    same_programs = _equal([[stage.program for stage in side] for side in decisive])
+    agreeing = {
+        "subcommand": _equal([[stage.subcommand for stage in side] for side in decisive]),
+        "targets": _overlap(*(_targets(side) for side in decisive)),
+        "pattern": _similarity(*("\n".join(s.pattern for s in side if s.pattern)
+                                 for side in stages)),
+        "range": _common_lines(*decisive),
+    }  # fmt: skip
+    return {
+        "program": same_programs,
+        **{name: score * same_programs for name, score in agreeing.items()},
+        "exact": _equal(list(pair)),
+        "similarity": _similarity(*texts),
+    }
+
+
+def _equal(pair: list) -> float:
+    return float(pair[0] == pair[1])
+
+
+def _targets(stages: list[Invocation]) -> set[str]:
+    """Operands and redirection targets, without options, numbers and what `echo` prints."""
+    operands = {o for s in stages if s.program != "echo" for o in s.operands}
+    files = {r.split(" ", 1)[1] for s in stages for r in s.redirects}
+    targets = operands | files - {"1", "2", "/dev/null"}
+    return {t for t in targets if not t.startswith("-") and not t.isdigit()}
+
+
+def _overlap(expected: set[str], actual: set[str]) -> float:
+    total = len(expected) + len(actual)
+    return 2 * len(expected & actual) / total if total else 1.0
+
+
+def _similarity(expected: str, actual: str) -> float:
+    """Indel similarity in [0, 1]; 1 for two empty texts."""
+    return fuzz.ratio(expected[:_MAX_COMPARED], actual[:_MAX_COMPARED]) / 100
+
+
+def _common_lines(expected: list[Invocation], actual: list[Invocation]) -> float:
+    """The least overlap of corresponding line ranges."""
+    ranges = [[stage.lines for stage in side if stage.lines] for side in (expected, actual)]
+    if len(ranges[0]) != len(ranges[1]):
+        return 0.0
+    return min((_shared(a, b) for a, b in zip(*ranges, strict=True)), default=1.0)
+
+
+def _shared(a: tuple[int, int], b: tuple[int, int]) -> float:
+    common = min(a[1], b[1]) - max(a[0], b[0]) + 1
+    union = max(a[1], b[1]) - min(a[0], b[0]) + 1
+    return float(a == b) if union <= 0 else max(0.0, common / union)

@@ -1,0 +1,59 @@
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from experiments import charts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.5, 1.0]), (0.31, 0.47, [0.3, 0.35, 0.4, 0.45, 0.5]), (-3, 4, [-4, -2, 0, 2, 4])],
+)
+def test_ticks_are_round_and_enclose_the_data(low, high, expected):
+    np.testing.assert_allclose(charts.ticks(low, high), expected, atol=1e-12)
+
+
+def test_ticks_of_a_constant():
+    found = charts.ticks(2.0, 2.0)
+    assert found[0] <= 2.0 < found[-1]
+
+
+def test_numbers_read_well():
+    assert charts.number(-0.1, [-0.1, 0.0]) == "−0.1"
+    assert charts.number(1500, [1000, 1500]) == "1,500"
+    assert charts.number(2e-6, [0, 1e-6]) == "2e−6"
+
+
+def test_columns_are_as_high_as_their_counts():
+    layers = [charts.Layer("pivots", [1, 0, 3], "s1"), charts.Layer("others", [2, 4, 0], "s0")]
+    svg = charts.histogram("Mean", [0, 1, 2, 3], layers, "mean", "candidates", (1.5, "cut"))
+    fills = re.findall(r'height="([\d.]+)"><title>(\w+): (\d+)', svg)
+    assert [(name, count) for _, name, count in fills] == [
+        ("pivots", "1"), ("pivots", "3"), ("others", "2"), ("others", "4"),
+    ]  # fmt: skip
+    unit = float(fills[0][0])
+    np.testing.assert_allclose([float(h) for h, *_ in fills], [unit, 3 * unit, 2 * unit, 4 * unit],
+                               atol=0.02)  # fmt: skip
+    ET.fromstring(svg)
+
+
+def test_line_chart_is_well_formed_and_escapes_its_words():
+    series = [charts.Series("<b>", [(0, 0.1), (1, 0.3)]), charts.Series("y", [(0, 0.2)], "s2")]
+    root = ET.fromstring(charts.line_chart("a <b> & c", series, "step", "share", percent=True))
+    words = [text.text for text in root.iter("text")]
+    assert root.get("aria-label") == "a <b> & c"
+    assert {"<b>", "0 %", "30 %", "step", "share"} <= set(words)
+
+
+def test_a_higher_value_is_drawn_higher():
+    path = charts.line_chart("t", [charts.Series("x", [(0, 0.0), (1, 2.0)])], "step", "y")
+    (x0, y0), (x1, y1) = re.findall(r"([\d.]+) ([\d.]+)", re.search(r'd="(.*?)"', path)[1])
+    assert float(y1) < float(y0)
+    assert float(x0) < float(x1)
+
+
+def test_moving_mean_keeps_a_straight_line_and_both_ends():
+    points = [(step, 2.0 * step) for step in range(60)]
+    np.testing.assert_allclose(charts.moving_mean(points), points)

@@ -1,0 +1,124 @@
+"""Makes the golden arrays of this folder with Hugging Face transformers, an independent writing.
+
+Needs torch, transformers and gguf, which the project itself does not:
+    python tests/models/make_golden.py [SmolLM2-135M-Instruct.Q4_1.gguf]
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+GOLDEN = Path(__file__).parent / "golden"
+SMALL = {
+    "vocab_size": 256,
+    "num_hidden_layers": 2,
+    "hidden_act": "silu",
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "dtype": "float32",
+}
+# Group sizes, tying, rotary base and scaling are those of the published model of that name.
+CONFIGS = {
+    "smollm2": transformers.LlamaConfig(
+        hidden_size=48, num_attention_heads=6, num_key_value_heads=2, head_dim=8,
+        intermediate_size=96, rms_norm_eps=1e-5, max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        tie_word_embeddings=True, **SMALL,
+    ),
+    "llama31": transformers.LlamaConfig(
+        hidden_size=48, num_attention_heads=4, num_key_value_heads=1, head_dim=12,
+        intermediate_size=96, rms_norm_eps=1e-5, max_position_embeddings=131072,
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        },
+        tie_word_embeddings=False, **SMALL,
+    ),
+    "qwen25": transformers.Qwen2Config(
+        hidden_size=56, num_attention_heads=7, num_key_value_heads=1,
+        intermediate_size=96, rms_norm_eps=1e-6, max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        tie_word_embeddings=True, use_sliding_window=False, **SMALL,
+    ),
+    "qwen3": transformers.Qwen3Config(
+        hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        intermediate_size=96, rms_norm_eps=1e-6, max_position_embeddings=40960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        tie_word_embeddings=True, use_sliding_window=False, **SMALL,
+    ),
+}  # fmt: skip
+TEXT = """<|im_start|>user
+Fix the failing test in tests/test_parser.py<|im_end|>
+<|im_start|>assistant
+I will look at the failing test first.
+
+```bash
+cat tests/test_parser.py
+```<|im_end|>
+"""
+
+
+def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Weights large enough that norms, biases and positions all show in the logits."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name:
+            parameter.data = 1 + 0.2 * noise
+        elif parameter.ndim == 1:
+            parameter.data = 0.5 * noise
+        else:
+            parameter.data = noise * 1.5 * parameter.shape[1] ** -0.5
+
+
+@torch.no_grad()
+def make_small(name: str, config: transformers.PreTrainedConfig, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    randomise(model, generator)
+    model.tie_weights()
+    tokens = torch.randint(0, config.vocab_size, (2, 48), generator=generator)
+    logits = model(tokens).logits
+    directory = GOLDEN / name
+    shutil.rmtree(directory, ignore_errors=True)
+    model.save_pretrained(directory)
+    np.savez_compressed(
+        directory / "logits.npz", tokens=tokens.numpy().astype(np.int32), logits=logits.numpy()
+    )
+    (directory / "generation_config.json").unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def make_pretrained(path: Path) -> None:
+    """Logits of the real model on a real turn: 64 columns of every position and logsumexp."""
+    source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    tokens = tokenizer(TEXT, return_tensors="pt", add_special_tokens=False).input_ids[:, :48]
+    logits = model(tokens).logits[0]
+    columns = torch.arange(0, logits.shape[-1], logits.shape[-1] // 64)
+    np.savez_compressed(
+        GOLDEN / "SmolLM2-135M-Instruct.npz",
+        tokens=tokens.numpy().astype(np.int32),
+        columns=columns.numpy().astype(np.int32),
+        logits=logits[:, columns].numpy(),
+        logsumexp=torch.logsumexp(logits, dim=-1).numpy(),
+    )
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    for seed, (name, config) in enumerate(CONFIGS.items()):
+        make_small(name, config, seed)
+    if len(sys.argv) > 1:
+        make_pretrained(Path(sys.argv[1]))
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    (GOLDEN / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.text import (
+    ActionFormat,
+    FencedBash,
+    HermesTags,
+    ParsedAction,
+    PlainJson,
+    action_format,
+)
+from pivotrl_jax.trajectories.schema import Action, ToolCall, Trajectory
+
+FORMATS: list[ActionFormat] = [FencedBash(), HermesTags(), PlainJson()]
+TOO_DEEP = "[" * 100_000 + "]" * 100_000
+
+BASH = ["`", "```", "````", "bash", "sh", "\n", "\r\n", " ", "```bash\n", "\n```\n", "\ud800", "x"]
+TAGS = ["<tool_call>", "</tool_call>", "<think>", "</think>", "🙂é\u2028", "NaN", "\\", '"']
+JSON = ["{", "[", "]}", '{"name": "f", "arguments": {"x": 1}}', '"arguments": "{}"']
+FRAGMENTS = st.sampled_from([*BASH, *TAGS, *JSON])
+TEXTS = st.one_of(st.text(), st.lists(FRAGMENTS, max_size=12).map("".join))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+CALLS = st.builds(ToolCall, TEXTS.filter(bool), st.dictionaries(TEXTS, VALUES, max_size=3))
+
+
+def holds_reasoning(text: str) -> bool:
+    return "</think>" in text or text.lstrip().startswith("<think>")
+
+
+def check_identity(fmt: ActionFormat, action: Action, representable: bool) -> None:
+    if representable:
+        assert fmt.parse(fmt.print(action)).action == action
+    else:
+        with pytest.raises(ValueError, match="cannot write"):
+            fmt.print(action)
+
+
+@given(text=TEXTS, command=st.none() | TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_fenced_bash_gives_back_what_it_prints(text: str, command: str | None) -> None:
+    calls = () if command is None else (ToolCall("bash", {"command": command}),)
+    opens_fence = re.search(r"^`{3,}(bash|sh)[ \t\r]*$", text, re.MULTILINE)
+    representable = (
+        not opens_fence and not holds_reasoning(text) and "</think>" not in (command or "")
+    )
+    check_identity(FencedBash(), Action(text, calls), representable)
+
+
+@given(text=TEXTS, calls=st.lists(CALLS, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_hermes_gives_back_what_it_prints(text: str, calls: list[ToolCall]) -> None:
+    representable = not holds_reasoning(text) and "<tool_call>" not in text
+    check_identity(HermesTags(), Action(text, tuple(calls)), representable)
+
+
+@given(text=TEXTS, calls=st.lists(CALLS, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_json_gives_back_what_it_prints(text: str, calls: list[ToolCall]) -> None:
+    opens_json = re.search(r"^[ \t]*[\[{]", text, re.MULTILINE)
+    representable = not opens_json and not holds_reasoning(text)
+    check_identity(PlainJson(), Action(text, tuple(calls)), representable)
+
+
+@given(text=TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_reading_any_text_ends_in_an_action(text: str) -> None:
+    for fmt in FORMATS:
+        parsed = fmt.parse(text)
+        assert isinstance(parsed, ParsedAction)
+        assert all(call.name for call in parsed.action.calls)
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(
+    "unit",
+    ["<tool_call>", "</tool_call>", "[", "```bash\n", "`", '{"a":', "\\", "1", " \n", "\ud800"],
+)
+def test_a_megabyte_of_anything_is_read(fmt: ActionFormat, unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    assert fmt.parse(text).action.calls in ((), (ToolCall("bash", {"command": ""}),))
+    assert fmt.parse(f"<tool_call>{text}</tool_call>").problems
+
+
+def test_real_turns_are_well_formed_and_survive(trajectory: Trajectory) -> None:
+    for message in trajectory.messages:
+        if message.role == "assistant":
+            for fmt in (FencedBash(), HermesTags()):
+                assert fmt.parse(fmt.print(message.action)) == ParsedAction(message.action)
+
+
+def test_fenced_bash_prints_as_mini_swe_agent_does() -> None:
+    action = Action("THOUGHT: look.", (ToolCall("bash", {"command": "ls -la"}),))
+    assert FencedBash().print(action) == "THOUGHT: look.\n\n```bash\nls -la\n```"
+
+
+def test_fence_outgrows_the_backticks_of_the_command() -> None:
+    command = "cat > a.md <<'EOF'\n````sh\nls\n````\nEOF"
+    printed = FencedBash().print(Action("", (ToolCall("bash", {"command": command}),)))
+    assert printed.splitlines()[0] == "`````bash"
+
+
+@pytest.mark.parametrize(
+    ("text", "problems", "commands"),
+    [
+        ("just prose", ["no_fenced_block"], []),
+        ("```python\nprint()\n```", ["no_fenced_block"], []),
+        ("```python\nprint()\n```\n\n```sh\nls\n```\n", [], ["ls"]),
+        ("```bash\nls\n", ["unclosed_fence"], []),
+        ("```bash\nls\n```\nthen\n```bash\npwd\n```", ["several_fenced_blocks"], []),
+        ("```bash\nls\n```\nDone.", ["text_after_block"], ["ls"]),
+        ("<think>```bash\nrm x\n```</think>\n\n```bash\nls\n```", [], ["ls"]),
+        ("<think>hm ```bash\nls\n```", ["unclosed_think", "no_fenced_block"], []),
+    ],
+)
+def test_fenced_bash_names_problems(text: str, problems: list[str], commands: list[str]) -> None:
+    parsed = FencedBash().parse(text)
+    assert list(parsed.problems) == problems
+    assert [call.arguments["command"] for call in parsed.action.calls] == commands
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (ToolCall("edit", {"command": "ls"}),),
+        (ToolCall("bash", {"command": "ls", "timeout": 3}),),
+        (ToolCall("bash", {"cmd": "ls"}),),
+        (ToolCall("bash", {"command": "ls"}), ToolCall("bash", {"command": "pwd"})),
+    ],
+)
+def test_fenced_bash_refuses_what_it_cannot_hold(calls: tuple[ToolCall, ...]) -> None:
+    with pytest.raises(ValueError, match="fence"):
+        FencedBash().print(Action("x", calls))
+
+
+F = '{"name": "f", "arguments": {"x": 1}}'
+CALL = ToolCall("f", {"x": 1})
+
+
+def test_hermes_prints_as_the_qwen_template_does() -> None:
+    expected = f"Go.\n<tool_call>\n{F}\n</tool_call>\n<tool_call>\n{F}\n</tool_call>"
+    assert HermesTags().print(Action("Go.", (CALL, CALL))) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "problems", "calls"),
+    [
+        (f"<tool_call>  {F}\n\n</tool_call>\n", [], [CALL]),
+        ('<tool_call>{"name":"f","arguments":"{\\"x\\": 1}"}</tool_call>', [], [CALL]),
+        (f"<tool_call>{F}", ["unclosed_tag"], [CALL]),
+        (f"<tool_call>{F} x</tool_call>", ["bad_json"], []),
+        (f"{F}</tool_call>", ["unopened_tag"], []),
+        (f"<tool_call>{F}</tool_call> Done.", ["text_after_call"], [CALL]),
+        ("<tool_call>{name: f}</tool_call>", ["bad_json"], []),
+        ("<tool_call></tool_call>", ["bad_json"], []),
+        (f"<tool_call>{TOO_DEEP}</tool_call>", ["bad_json"], []),
+        (f"<tool_call>{'[' * 99}{']' * 99}</tool_call>", ["too_deep"], []),
+        (f"<tool_call>{'9' * 5000}</tool_call>", ["bad_json"], []),
+        (f"<tool_call>[{F}]</tool_call>", ["not_an_object"], []),
+        ("<tool_call>null</tool_call>", ["not_an_object"], []),
+        ('<tool_call>{"arguments": {}}</tool_call>', ["missing_name"], []),
+        ('<tool_call>{"name": 3, "arguments": {}}</tool_call>', ["missing_name"], []),
+        (
+            '<tool_call>{"name": "f"}</tool_call>',
+            ["arguments_not_an_object"],
+            [ToolCall("f", None)],
+        ),
+        (
+            '<tool_call>{"name": "f", "arguments": {"x": 2, "x": 1}}</tool_call>',
+            ["duplicate_keys"],
+            [CALL],
+        ),
+        (
+            '<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>',
+            ["non_finite_number"],
+            [ToolCall("f", {"x": float("inf")})],
+        ),
+        (f"<tool_call>{{</tool_call><tool_call>{F}</tool_call>", ["bad_json"], [CALL]),
+    ],
+)
+def test_hermes_names_problems(body: str, problems: list[str], calls: list[ToolCall]) -> None:
+    parsed = HermesTags().parse(body)
+    assert list(parsed.problems) == problems
+    assert list(parsed.action.calls) == calls
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_not_json_are_named(constant: str) -> None:
+    parsed = PlainJson().parse(f'{{"name": "f", "arguments": {{"x": {constant}}}}}')
+    assert parsed.problems == ("non_finite_number",)
+
+
+@pytest.mark.parametrize(
+    ("text", "problems", "calls"),
+    [
+        (F, [], [CALL]),
+        (f" [{F},\n {F}]\n", [], [CALL, CALL]),
+        (f"I call\n{F}", ["prose"], [CALL]),
+        (f"{F} and so on", ["text_after_call"], [CALL]),
+        (f"```json\n{F}\n```", ["prose", "text_after_call"], [CALL]),
+        ("no call", ["no_json"], []),
+        ("[]", ["no_call"], []),
+        (f"[{F}, 3]", ["not_an_object"], [CALL]),
+        ("{", ["bad_json"], []),
+        (f"<think>{F}", ["unclosed_think", "no_json"], []),
+        (f"a {F} b</think>\n{F}", [], [CALL]),
+    ],
+)
+def test_json_names_problems(text: str, problems: list[str], calls: list[Any]) -> None:
+    parsed = PlainJson().parse(text)
+    assert list(parsed.problems) == problems
+    assert list(parsed.action.calls) == calls
+
+
+def test_formats_are_found_by_name() -> None:
+    assert [action_format(name) for name in ("fenced_bash", "hermes", "json")] == FORMATS
+    with pytest.raises(UserError, match="nearest is 'hermes'"):
+        action_format("herms")
