@@ -96,23 +96,32 @@ def open_run(settings: Settings, workdir: Path) -> Run:
                     f"divide; set it to a multiple of {share}"
                 )
     path = workdir / "config.json"
-    config = json.loads(json.dumps(dataclasses.asdict(settings)))
     if path.exists():
-        changed = differences(json.loads(path.read_text())["config"], config)
+        changed = differences(json.loads(path.read_text())["config"], as_json(settings))
         if changed:
             raise UserError(
                 f"{path} was made with other settings ({'; '.join(changed)}); choose another "
                 "--workdir, or delete this one to start over"
             )
-        return run
-    write_json(path, provenance(settings, config))
     return run
 
 
-def provenance(settings: Settings, config: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(settings: Settings) -> dict[str, Any]:
+    """As it reads back from a file: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def claim(run: Run) -> None:
+    """Makes the work directory that of this configuration, for good."""
+    path = run.workdir / "config.json"
+    if not path.exists():
+        write_json(path, provenance(run.settings))
+
+
+def provenance(settings: Settings) -> dict[str, Any]:
     return {
         "preset": settings.preset,
-        "config": config,
+        "config": as_json(settings),
         "seed": settings.seed,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},

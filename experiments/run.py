@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import report
 from experiments.candidates import candidates_stage, read_stage
-from experiments.context import Run, open_run, write_json
+from experiments.context import Run, claim, open_run, write_json
 from experiments.progress import stage_timer
 from experiments.settings import Settings, from_config
 from experiments.stages import (
@@ -76,6 +76,7 @@ def execute(run: Run, only: str | None = None) -> None:
         trajectories = read_stage(run)
     with stage(run, "candidates", only):
         corpus = candidates_stage(run, trajectories)
+        claim(run)
     policy = run.base_params()
     tables = {}
     with stage(run, "evaluate_base", only):
@@ -107,6 +108,8 @@ def execute(run: Run, only: str | None = None) -> None:
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UserError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
+    # Orbax logs a page per checkpoint at INFO.
+    logging.set_verbosity(logging.WARNING)
     settings = from_config(Settings, CONFIG.value)
     workdir = Path(WORKDIR.value or f"runs/{settings.name}-{settings.preset}")
     jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))

@@ -29,6 +29,7 @@ from pivotrl_jax.pivots import (
     candidate_table,
     judge,
     plan,
+    read_samples,
     rollouts,
     sample_records,
     select,
@@ -315,7 +316,7 @@ def summarise(run: Run, tables: Mapping[str, pa.Table], heldout_profile: pa.Tabl
     pivots = selected(chosen)
     directory, seed = run.workdir / "evaluate", run.settings.seed
     for policy, table in tables.items():
-        store = pq.read_table(directory / policy)
+        store = read_samples(directory / policy)
         others = {name: other for name, other in tables.items() if name != policy}
         against = {
             name: {"heldout": heldout_difference(table, other, seed),

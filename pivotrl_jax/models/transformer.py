@@ -91,21 +91,22 @@ def tree_attention(
     Blocks of queries bound the score array, and since no token sees a later one, a block reads
     only the keys up to its own end.
     """
-    length = q.shape[1]
+    rows, length, heads, groups, width = q.shape
+    # Heads before tokens, and the G query heads of a key head as one matrix product.
+    q, k, v = q.transpose(0, 2, 3, 1, 4), k.swapaxes(1, 2), v.swapaxes(1, 2)
     blocks = []
     for start in range(0, length, QUERY_BLOCK):
-        queries, keys = (
-            slice(start, min(start + QUERY_BLOCK, length)),
-            slice(0, start + QUERY_BLOCK),
-        )
-        mask = visible(tree, queries, keys)[:, None, None]
+        end = min(start + QUERY_BLOCK, length)
+        queries = q[:, :, :, start:end].reshape(rows, heads, -1, width)
         scores = jnp.einsum(
-            "rqhge,rkhe->rhgqk", q[:, queries], k[:, keys], preferred_element_type=jnp.float32
+            "rhqe,rhke->rhqk", queries, k[:, :, :end], preferred_element_type=jnp.float32
         )
-        scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, MASKED)
+        mask = jnp.tile(visible(tree, slice(start, end), slice(0, end)), (1, groups, 1))
+        scores = jnp.where(mask[:, None], scores * width**-0.5, MASKED)
         probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        blocks.append(jnp.einsum("rhgqk,rkhe->rqhge", probs, v[:, keys]))
-    return jnp.concatenate(blocks, axis=1)
+        out = jnp.einsum("rhqk,rhke->rhqe", probs, v[:, :, :end])
+        blocks.append(out.reshape(rows, heads, groups, end - start, width))
+    return jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4)
 
 
 REMAT = {

@@ -46,7 +46,7 @@ def _moments(
     return mean, variance, count
 
 
-@functools.partial(jax.jit, static_argnames="normalisation")
+@functools.partial(jax.jit, static_argnames=("normalisation", "epsilon", "min_valid"))
 def advantages(
     rewards_PK: Float[Array, "P K"],
     valid_PK: Bool[Array, "P K"],

@@ -16,7 +16,7 @@ from pivotrl_jax.pivots.statistics import (
     group_statistics,
     wilson,
 )
-from pivotrl_jax.pivots.store import SCHEMA, ProfileStore
+from pivotrl_jax.pivots.store import SCHEMA, ProfileStore, read_samples
 
 __all__ = [
     "SCHEMA",
@@ -31,6 +31,7 @@ __all__ = [
     "group_statistics",
     "judge",
     "plan",
+    "read_samples",
     "rollouts",
     "sample_records",
     "select",

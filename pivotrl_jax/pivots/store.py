@@ -73,11 +73,10 @@ class ProfileStore:
         self._done.update(table["candidate_id"].to_pylist())
 
     def read(self) -> pa.Table:
-        """All samples, in the order in which they were appended."""
-        return pa.concat_tables([SCHEMA.empty_table(), *map(_read, self._chunks())])
+        return read_samples(self._directory)
 
     def _chunks(self) -> list[Path]:
-        return sorted(self._directory.glob("samples-*.parquet"))
+        return _chunks(self._directory)
 
     def _pin(self, manifest: dict[str, Any]) -> None:
         path = self._directory / "manifest.json"
@@ -117,6 +116,15 @@ class ProfileStore:
                 f"{self._directory}: the disk is full while writing {name}; the samples of "
                 f"{len(self._done)} candidates are kept: free some space and run again"
             ) from error
+
+
+def read_samples(directory: Path) -> pa.Table:
+    """All samples of a store, in the order in which they were appended."""
+    return pa.concat_tables([SCHEMA.empty_table(), *map(_read, _chunks(directory))])
+
+
+def _chunks(directory: Path) -> list[Path]:
+    return sorted(directory.glob("samples-*.parquet"))
 
 
 def _read(chunk: Path) -> pa.Table:
