@@ -80,21 +80,24 @@ class Run:
 
     @property
     def judging(self) -> Judge:
-        return Judge(self.tokenizer, self.fmt, self.verifier, self.recipe)
+        reward = self.settings.reward
+        return Judge(self.tokenizer, self.fmt, self.verifier, self.recipe, reward.truncated)
 
 
 def open_run(settings: Settings, workdir: Path) -> Run:
     """Creates or reopens a work directory; UserError if it belongs to another configuration."""
     run = Run(settings, workdir, make_mesh(settings.mesh))
-    if run.mesh.size > 1:
-        for name, rows in (("profile.rollout", settings.profile.rollout.rows),
-                           ("train", settings.train.rows)):  # fmt: skip
-            share = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-            if rows % share:
-                raise UserError(
-                    f"{name}.rows is {rows}, which {share} devices along data and fsdp do not "
-                    f"divide; set it to a multiple of {share}"
-                )
+    share = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    for name, rows in {
+        "engine.rows": settings.engine.rows,
+        "sft.micro_rows": settings.sft.micro_rows,
+        "train.micro_rows": settings.train.micro_rows,
+    }.items():
+        if rows % share:
+            raise UserError(
+                f"{name} is {rows}, which {share} devices along data and fsdp do not divide; "
+                f"set it to a multiple of {share}"
+            )
     path = workdir / "config.json"
     if path.exists():
         changed = differences(json.loads(path.read_text())["config"], as_json(settings))

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import typing
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import ml_collections
 
@@ -11,8 +11,8 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.objectives import Recipe
 from pivotrl_jax.parallel import MeshSettings
-from pivotrl_jax.pivots import RolloutSettings, SelectionSettings
-from pivotrl_jax.sampling import SamplingSettings
+from pivotrl_jax.pivots import SelectionSettings
+from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
 
 Settings_ = TypeVar("Settings_")
@@ -69,7 +69,9 @@ class SftSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProfileSettings:
-    rollout: RolloutSettings = dataclasses.field(default_factory=RolloutSettings)
+    """`samples` (K) actions per candidate."""
+
+    samples: int = 16
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
 
 
@@ -79,7 +81,7 @@ class RewardSettings:
 
     verifier: str
     recipe: Recipe
-    truncated: str = "exclude"
+    truncated: Literal["exclude", "fail"] = "exclude"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Settings:
     text: TextSettings
     model: ModelSettings
     mesh: MeshSettings
+    engine: EngineSettings
     reward: RewardSettings
     sft: SftSettings
     profile: ProfileSettings

@@ -115,34 +115,31 @@ def profile_stage(
     Resumes where a killed run stopped. The store is pinned to the policy, the candidates and the
     settings that its samples depend on.
     """
-    settings = run.settings.profile
-    rollout = settings.rollout
-    if samples is not None:
-        rollout = dataclasses.replace(rollout, samples=samples)
-    store = ProfileStore(run.workdir / name, _manifest(run, params, turns, rollout.samples))
+    samples = samples or run.settings.profile.samples
+    store = ProfileStore(run.workdir / name, _manifest(run, params, turns, samples))
     todo = [turn for turn in turns if turn.id not in store.done()]
     with Progress(name, len(turns), "candidates", initial=len(turns) - len(todo)) as bar:
         batches = rollouts(
             params,
             run.cfg,
-            todo,
-            rollout,
-            trunks=corpus.trunks,
-            key=key,
-            tokenizer=run.tokenizer,
-            sampling=settings.sampling,
-            mesh=run.mesh,
+            plan(todo),
+            corpus.trunks,
+            samples,
+            key,
+            run.tokenizer,
+            run.settings.profile.sampling,
+            run.settings.engine,
+            run.mesh,
         )
         for batch in batches:
-            rows = _judged_rows(run, batch)
-            store.append(rows)
+            store.append(_judged_rows(run, batch))
             bar.advance(len(batch.turns))
     return candidate_table(store.read(), corpus.table)
 
 
 def _judged_rows(run: Run, batch: Rollouts) -> Iterator[dict[str, Any]]:
     reward = run.settings.reward
-    judged = judge(batch, run.tokenizer, run.fmt, run.verifier, truncated=reward.truncated)
+    judged = judge(batch, run.tokenizer, run.fmt, run.verifier, reward.truncated)
     criteria, valid = jax.device_put((judged.criteria_PKC, judged.valid_PK))
     rewards_PK = jax.device_get(rewards(criteria, valid, run.recipe))
     return sample_records(batch, judged, rewards_PK, run.verifier.criteria)
@@ -214,6 +211,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> P
         update,
         run.judging,
         settings,
+        run.settings.engine,
         learning_rates(settings.optimizer, settings.steps),
         key_of(run, TRAIN),
         run.mesh,

@@ -29,8 +29,8 @@ from experiments.settings import (
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.objectives import PolicySettings, Recipe
 from pivotrl_jax.parallel import MeshSettings
-from pivotrl_jax.pivots import RolloutSettings, SelectionSettings
-from pivotrl_jax.sampling import SamplingSettings
+from pivotrl_jax.pivots import SelectionSettings
+from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
 
 replace = dataclasses.replace
@@ -68,6 +68,7 @@ def laptop() -> Settings:
         ),
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
+        engine=EngineSettings(rows=4, slots=16),
         reward=RewardSettings(verifier="command", recipe=EQUIVALENT),
         sft=SftSettings(
             rows=4,
@@ -75,9 +76,7 @@ def laptop() -> Settings:
                 learning_rate=3e-4, warmup_steps=3, schedule="cosine", weight_decay=0.01
             ),
         ),
-        profile=ProfileSettings(
-            rollout=RolloutSettings(samples=8, rows=1, turns_per_row=8), sampling=sampling
-        ),
+        profile=ProfileSettings(samples=8, sampling=sampling),
         selection=SelectionSettings(threshold=0.6),
         train=TrainSettings(
             steps=20,
@@ -96,7 +95,6 @@ def smoke() -> Settings:
     """A few trajectories, a few steps: does every stage work?"""
     base = laptop()
     sampling = replace(base.profile.sampling, max_tokens=48)
-    rollout = RolloutSettings(samples=4, rows=1, turns_per_row=4)
     return replace(
         base,
         preset="smoke",
@@ -105,7 +103,8 @@ def smoke() -> Settings:
         # Any command with the expert's program: a policy of a few steps needs the lower bar.
         reward=replace(base.reward, recipe=Recipe("same_program", (("program", 1.0),))),
         sft=replace(base.sft, rows=1, row_multiple=256),
-        profile=ProfileSettings(rollout, sampling),
+        engine=EngineSettings(rows=2, slots=8),
+        profile=ProfileSettings(samples=4, sampling=sampling),
         selection=SelectionSettings(threshold=1.0),
         train=replace(base.train, steps=2, rows=1, samples=4, row_multiple=256, sampling=sampling),
         evaluation=replace(base.evaluation, samples=2, ood_texts=4, ood_tokens=128),
@@ -128,9 +127,8 @@ def host() -> Settings:
         ),
         model=ModelSettings(name="hub:Qwen/Qwen3-1.7B", dtype="bfloat16"),
         sft=replace(base.sft, rows=8, row_multiple=2048, remat="full"),
-        profile=ProfileSettings(
-            RolloutSettings(samples=16, rows=8, turns_per_row=4, row_multiple=2048), sampling
-        ),
+        engine=EngineSettings(rows=8, slots=32, chunk=64, row_multiple=2048),
+        profile=ProfileSettings(samples=16, sampling=sampling),
         train=replace(
             base.train,
             steps=130,
@@ -158,9 +156,8 @@ def pod() -> Settings:
         model=ModelSettings(name="hub:Qwen/Qwen3-30B-A3B-Thinking-2507", dtype="bfloat16"),
         reward=RewardSettings(verifier="tool_name", recipe=Recipe("name", (("name", 1.0),))),
         sft=replace(base.sft, epochs=0),
-        profile=ProfileSettings(
-            RolloutSettings(samples=16, rows=64, turns_per_row=1, row_multiple=4096), sampling
-        ),
+        engine=EngineSettings(rows=64, slots=16, chunk=128, row_multiple=4096),
+        profile=ProfileSettings(samples=16, sampling=sampling),
         train=replace(base.train, rows=64, pivots_per_row=1, row_multiple=4096, sampling=sampling),
     )
 

@@ -72,7 +72,7 @@ def branch_attention(
     trunk: LayerCache,
     own: LayerCache,
     start_RB: Int[Array, "R B"],
-    step: Int[Array, ""],
+    step_RB: Int[Array, "R B"],
 ) -> Float[Array, "R B H G E"]:
     """Attention of one token per branch to `trunk[:start]` and its own tokens up to `step`.
 
@@ -88,7 +88,9 @@ def branch_attention(
     on_own = on_own.reshape(rows, branches, heads, groups, -1)
     before = jnp.arange(size) < start_RB[:, :, None]
     on_trunk = jnp.where(before[:, :, None, None], on_trunk, MASKED)
-    on_own = jnp.where(jnp.arange(on_own.shape[-1]) <= step, on_own, MASKED)
+    on_own = jnp.where(
+        jnp.arange(on_own.shape[-1]) <= step_RB[..., None, None, None], on_own, MASKED
+    )
     probs = jax.nn.softmax(jnp.concatenate([on_trunk, on_own], axis=-1), axis=-1).astype(q.dtype)
     from_trunk = probs[..., :size].swapaxes(1, 2).reshape(rows, heads, branches * groups, size)
     out = jnp.einsum("rhql,rhle->rhqe", from_trunk, trunk.v)
@@ -108,23 +110,24 @@ def decode_step(
     layers: Layers,
     cfg: ModelConfig,
     tokens_RB: Int[Array, "R B"],
-    step: Int[Array, ""],
+    step_RB: Int[Array, "R B"],
     start_RB: Int[Array, "R B"],
     trunk: Cache,
     own: Cache,
 ) -> tuple[Float[Array, "R B D"], Cache]:
-    """Feeds token `step` of every branch; returns final hidden states and the grown caches."""
+    """Feeds token number `step` of every branch; returns final hidden states and grown caches."""
     x = constrain(params.embed[tokens_RB], "rows", None, None)
+    row, branch = jnp.indices(tokens_RB.shape, sparse=True)
     grown: Cache = []
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=3)
         cache = LayerCache(
-            write(own[index].k, k[:, :, :, None]), write(own[index].v, v[:, :, :, None])
+            own[index].k.at[row, branch, :, step_RB].set(k),
+            own[index].v.at[row, branch, :, step_RB].set(v),
         )
         grown.append(cache)
-        return branch_attention(q, trunk[index], cache, start_RB, step)
+        return branch_attention(q, trunk[index], cache, start_RB, step_RB)
 
     for index, p in enumerate(layers):
-        x = layer(p, cfg, x, start_RB + step, partial(attend, index))
+        x = layer(p, cfg, x, start_RB + step_RB, partial(attend, index))
     return rms_norm(x, params.final_norm, cfg.norm_eps), grown

@@ -1,8 +1,9 @@
 """Profiling statistics, the choice of pivots, and the profile on disk."""
 
 from pivotrl_jax.pivots.rollouts import (
+    Judged,
     Rollouts,
-    RolloutSettings,
+    Row,
     Turn,
     judge,
     plan,
@@ -21,9 +22,10 @@ from pivotrl_jax.pivots.store import SCHEMA, ProfileStore, read_samples
 __all__ = [
     "SCHEMA",
     "GroupStatistics",
+    "Judged",
     "ProfileStore",
-    "RolloutSettings",
     "Rollouts",
+    "Row",
     "SelectionSettings",
     "Turn",
     "audit",

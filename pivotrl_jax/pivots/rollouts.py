@@ -3,21 +3,18 @@
 import dataclasses
 import json
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import rows as row_sharding
-from pivotrl_jax.sampling import Samples, SamplingSettings, sample, sample_keys
+from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
 from pivotrl_jax.text import ActionFormat, Tokenizer
 from pivotrl_jax.trajectories import Action
-from pivotrl_jax.trees import chunks, round_up
+from pivotrl_jax.trees import chunks
 from pivotrl_jax.verifiers import Verifier
 
 
@@ -35,30 +32,15 @@ class Turn:
     expert: Action
 
 
-@dataclasses.dataclass(frozen=True)
-class RolloutSettings:
-    """K samples per turn; `rows` trunks of `turns_per_row` turns each are decoded at once."""
-
-    samples: int = 8
-    rows: int = 1
-    turns_per_row: int = 8
-    row_multiple: int = 256
+Row = tuple[int, Sequence[Turn]]  # turns of one trunk, and its number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rollouts:
-    """The samples of P turns; arrays are NumPy, in the order of `turns`.
+    """K samples of each of P turns."""
 
-    `behaviour_PKS` is the log-prob under the distribution drawn from, `plain_PKS` the untempered
-    one; both are 0 beyond `lengths_PK`.
-    """
-
-    turns: tuple[Turn, ...]
-    tokens_PKS: Int[np.ndarray, "P K S"]
-    behaviour_PKS: Float[np.ndarray, "P K S"]
-    plain_PKS: Float[np.ndarray, "P K S"]
-    lengths_PK: Int[np.ndarray, "P K"]
-    truncated_PK: Bool[np.ndarray, "P K"]
+    turns: Sequence[Turn]
+    samples: Sequence[Sequence[Sample]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,109 +55,71 @@ class Judged:
     errors: list[list[str | None]]
 
 
-Row = tuple[int, list[Turn]]
+def plan(turns: Sequence[Turn], most: int | None = None) -> list[Row]:
+    """Turns by trunk, at most `most` to a row (None: all), the fullest rows first.
 
-
-def plan(turns: Sequence[Turn], per_row: int) -> list[Row]:
-    """Groups turns by trunk into rows of at most `per_row`, in order of first appearance."""
-    by_trunk: dict[int, list[Turn]] = defaultdict(list)
-    for turn in turns:
-        by_trunk[turn.trunk].append(turn)
-    return [(trunk, part) for trunk, own in by_trunk.items() for part in chunks(own, per_row)]
-
-
-def sample_rows(
-    params: Params,
-    cfg: ModelConfig,
-    rows: Sequence[Row],
-    trunks: Sequence[np.ndarray],
-    key: PRNGKeyArray,
-    tokenizer: Tokenizer,
-    sampling: SamplingSettings,
-    settings: RolloutSettings,
-    mesh: Mesh,
-) -> Rollouts:
-    """K actions at every turn of at most `settings.rows` rows, in one call of the decoding loop.
-
-    A trunk is prefilled once for all its turns and samples. The draws of a turn depend on `key`,
-    its id and the sample's number, not on the batch it lies in.
+    Rows that are decoded together then end at about the same time.
     """
-    k, per_row = settings.samples, settings.turns_per_row
-    longest = max(max(turn.start for turn in part) for _, part in rows)
-    trunks_RL = np.zeros((settings.rows, round_up(longest, settings.row_multiple)), np.int32)
-    start_RP = np.zeros((settings.rows, per_row), np.int32)
-    ids_RP = np.zeros((settings.rows, per_row), np.uint32)
-    for r, (trunk, part) in enumerate(rows):
-        history = trunks[trunk][: max(turn.start for turn in part)]
-        trunks_RL[r, : len(history)] = history
-        start_RP[r, : len(part)] = [turn.start for turn in part]
-        ids_RP[r, : len(part)] = [zlib.crc32(turn.id.encode()) for turn in part]
-    put = lambda x: jax.device_put(x, row_sharding(mesh, x.shape))  # noqa: E731
-    numbers_RB = np.tile(np.arange(k, dtype=np.int32), (settings.rows, per_row))
-    keys = sample_keys(key, put(np.repeat(ids_RP, k, axis=1)), put(numbers_RB))
-    start_RB = put(np.repeat(start_RP, k, axis=1))
-    out = sample(params, cfg, put(trunks_RL), start_RB, keys, sampling, tokenizer.eot)
-    return _collect(rows, jax.device_get(out), k)
-
-
-def _collect(rows: Sequence[Row], out: Samples, k: int) -> Rollouts:
-    """Slots [R, B] back to turns [P, K]."""
-    turns = tuple(turn for _, part in rows for turn in part)
-
-    def gather(x: np.ndarray) -> np.ndarray:
-        grouped = x.reshape(x.shape[0], -1, k, *x.shape[2:])
-        return np.concatenate([grouped[r, : len(part)] for r, (_, part) in enumerate(rows)])
-
-    return Rollouts(
-        turns,
-        gather(out.tokens_RBS),
-        gather(out.behaviour_RBS),
-        gather(out.plain_RBS),
-        gather(out.lengths_RB),
-        gather(out.truncated_RB),
-    )
+    by_trunk: dict[int, list[Turn]] = {}
+    for turn in turns:
+        by_trunk.setdefault(turn.trunk, []).append(turn)
+    rows = [
+        (trunk, part) for trunk, own in by_trunk.items() for part in chunks(own, most or len(own))
+    ]
+    return sorted(rows, key=lambda row: -len(row[1]))
 
 
 def rollouts(
     params: Params,
     cfg: ModelConfig,
-    turns: Sequence[Turn],
-    settings: RolloutSettings,
-    **context: Any,
+    rows: Sequence[Row],
+    trunks: Sequence[np.ndarray],
+    samples: int,
+    key: PRNGKeyArray,
+    tokenizer: Tokenizer,
+    sampling: SamplingSettings,
+    engine: EngineSettings,
+    mesh: Mesh,
 ) -> Iterator[Rollouts]:
-    """`sample_rows` over all turns, one batch of rows after the other."""
-    for batch in chunks(plan(turns, settings.turns_per_row), settings.rows):
-        yield sample_rows(params, cfg, batch, settings=settings, **context)
+    """`samples` actions at every turn of `rows`, `engine.rows` trunks at a time.
+
+    The draws of a turn depend on `key`, its id and the sample's number, not on the batch.
+    """
+    for batch in chunks(rows, engine.rows):
+        requests = [
+            [Request(t.start, zlib.crc32(t.id.encode()), k) for t in part for k in range(samples)]
+            for _, part in batch
+        ]
+        histories = [trunks[trunk] for trunk, _ in batch]
+        out = sample(params, cfg, histories, requests, key, tokenizer.eot, sampling, engine, mesh)
+        turns = [turn for _, part in batch for turn in part]
+        yield Rollouts(turns, [group for own in out for group in chunks(own, samples)])
 
 
 def judge(
-    samples: Rollouts,
+    rollout: Rollouts,
     tokenizer: Tokenizer,
     fmt: ActionFormat,
     verifier: Verifier,
-    *,
-    truncated: str = "exclude",
+    truncated: Literal["exclude", "fail"],
 ) -> Judged:
     """Parses and verifies every sample.
 
     `truncated` says what a sample that reached the token cap is: "exclude" takes it out of its
     group, "fail" judges what there is of it.
     """
-    p, k = samples.lengths_PK.shape
-    criteria_PKC = np.zeros((p, k, len(verifier.criteria)), np.float32)
-    valid_PK = np.ones((p, k), bool)
-    malformed_PK = np.zeros((p, k), bool)
-    texts = [[""] * k for _ in range(p)]
-    reasons = [[""] * k for _ in range(p)]
-    errors: list[list[str | None]] = [[None] * k for _ in range(p)]
-    for i, j in np.ndindex(p, k):
-        ids = samples.tokens_PKS[i, j, : samples.lengths_PK[i, j]]
-        text = tokenizer.decode(ids[ids != tokenizer.eot].tolist())
+    shape = (len(rollout.turns), len(rollout.samples[0]))
+    criteria_PKC = np.zeros((*shape, len(verifier.criteria)), np.float32)
+    valid_PK, malformed_PK = np.ones(shape, bool), np.zeros(shape, bool)
+    texts = [[""] * shape[1] for _ in rollout.turns]
+    reasons = [[""] * shape[1] for _ in rollout.turns]
+    errors: list[list[str | None]] = [[None] * shape[1] for _ in rollout.turns]
+    for i, j in np.ndindex(shape):
+        drawn = rollout.samples[i][j]
+        text = tokenizer.decode([t for t in drawn.tokens.tolist() if t != tokenizer.eot])
         parsed = fmt.parse(text)
-        verdict = verifier(samples.turns[i].expert, parsed)
-        error = verdict.error
-        if samples.truncated_PK[i, j] and truncated == "exclude":
-            error = "truncated"
+        verdict = verifier(rollout.turns[i].expert, parsed)
+        error = "truncated" if drawn.truncated and truncated == "exclude" else verdict.error
         if error is None:
             criteria_PKC[i, j] = [verdict.criteria[name] for name in verifier.criteria]
         valid_PK[i, j] = error is None
@@ -185,21 +129,21 @@ def judge(
 
 
 def sample_records(
-    samples: Rollouts, judged: Judged, rewards_PK: np.ndarray, criteria: Sequence[str]
+    rollout: Rollouts, judged: Judged, rewards_PK: np.ndarray, criteria: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """One record per sample, as `pivots.store.SCHEMA` has it; no reward without a verdict."""
-    for (i, j), length in np.ndenumerate(samples.lengths_PK):
-        valid = judged.valid_PK[i, j]
+    for i, j in np.ndindex(judged.valid_PK.shape):
+        drawn, valid = rollout.samples[i][j], judged.valid_PK[i, j]
         values = map(float, judged.criteria_PKC[i, j])
         yield {
-            "candidate_id": samples.turns[i].id,
+            "candidate_id": rollout.turns[i].id,
             "sample": j,
-            "tokens": samples.tokens_PKS[i, j, :length].tolist(),
+            "tokens": drawn.tokens.tolist(),
             "text": judged.texts[i][j],
-            "length": int(length),
-            "truncated": bool(samples.truncated_PK[i, j]),
+            "length": len(drawn.tokens),
+            "truncated": drawn.truncated,
             "malformed": bool(judged.malformed_PK[i, j]),
-            "logp": float(samples.plain_PKS[i, j, :length].sum(dtype=np.float64)),
+            "logp": float(drawn.plain.sum(dtype=np.float64)),
             "criteria": json.dumps(dict(zip(criteria, values, strict=True)) if valid else {}),
             "reason": judged.reasons[i][j],
             "error": judged.errors[i][j],

@@ -1,6 +1,6 @@
 """Sampling actions from the policy."""
 
-from pivotrl_jax.sampling.sampler import Samples, sample, sample_keys
+from pivotrl_jax.sampling.sampler import EngineSettings, Request, Sample, sample
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 
-__all__ = ["Samples", "SamplingSettings", "draw", "sample", "sample_keys"]
+__all__ = ["EngineSettings", "Request", "Sample", "SamplingSettings", "draw", "sample"]

@@ -1,119 +1,122 @@
-"""The jitted decoding loop: every branch of every trunk, one token per step."""
+"""The host half of the sampler: a queue of requests for every resident trunk."""
 
-from functools import partial
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
 
-import flax.struct
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from pivotrl_jax.models.cache import Cache, branch_cache, decode_step, prefill, unstack
-from pivotrl_jax.models.config import ModelConfig
-from pivotrl_jax.models.params import Params, head
-from pivotrl_jax.parallel.sharding import constrain
-from pivotrl_jax.sampling.tokens import SamplingSettings, draw
-
-
-@flax.struct.dataclass
-class Samples:
-    """Sampled actions. Beyond `lengths` the arrays hold zeros."""
-
-    tokens_RBS: Int[Array, "R B S"]
-    behaviour_RBS: Float[Array, "R B S"]  # log-prob under the distribution drawn from
-    plain_RBS: Float[Array, "R B S"]  # log-prob at temperature 1, nothing truncated
-    lengths_RB: Int[Array, "R B"]
-    truncated_RB: Bool[Array, "R B"]  # the cap came before the end of the turn
+from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.parallel import rows as row_sharding
+from pivotrl_jax.sampling.engine import Refill, Slots, advance, load_trunks, sample_keys
+from pivotrl_jax.sampling.tokens import SamplingSettings
+from pivotrl_jax.trees import round_up
 
 
-@flax.struct.dataclass
-class _Loop:
-    step: Int[Array, ""]
-    hidden_RBD: Float[Array, "R B D"]
-    running_RB: Bool[Array, "R B"]
-    samples: Samples
-    own: Cache
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One sample: continue `trunk[:start]`; drawn with (run key, `candidate`, `sample`)."""
+
+    start: int
+    candidate: int  # uint32
+    sample: int
 
 
-@partial(jax.jit, static_argnames=("cfg", "settings", "eot"))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One sampled action of T tokens, the end-of-turn token included unless `truncated`.
+
+    `behaviour` is the log-prob of each token under the distribution it was drawn from (tempered,
+    truncated, renormalised), `plain` the one at temperature 1 with nothing left out.
+    """
+
+    tokens: Int[np.ndarray, "T"]
+    behaviour: Float[np.ndarray, "T"]
+    plain: Float[np.ndarray, "T"]
+    truncated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """`rows` trunks in memory with `slots` each; refilled every `chunk` tokens. Trunks are padded
+    to a multiple of `row_multiple`, so that few shapes are compiled."""
+
+    rows: int = 4
+    slots: int = 16
+    chunk: int = 16
+    row_multiple: int = 512
+
+
 def sample(
     params: Params,
     cfg: ModelConfig,
-    trunks_RL: Int[Array, "R L"],
-    start_RB: Int[Array, "R B"],
-    keys_RB: PRNGKeyArray,
-    settings: SamplingSettings,
+    trunks: Sequence[np.ndarray],
+    requests: Sequence[Sequence[Request]],
+    key: PRNGKeyArray,
     eot: int,
-) -> Samples:
-    """Samples one action per branch slot.
+    sampling: SamplingSettings,
+    engine: EngineSettings,
+    mesh: Mesh,
+) -> list[list[Sample]]:
+    """Serves the requests of at most `engine.rows` trunks; results in the order of `requests`.
 
-    Branch b of row r continues `trunks_RL[r, :start_RB[r, b]]` until it draws `eot` or reaches
-    `settings.max_tokens`. A slot with start 0 is empty and stays so. Token t of a slot is drawn
-    with `fold_in(key, t)`, so that a sample depends on its key and history alone, not on its
-    neighbours, slot or batch.
+    Each trunk is prefilled once for all its requests. A trunk's free slots take its next requests
+    between chunks, so that short samples do not wait for long ones.
     """
-    with jax.named_scope("prefill"):
-        hidden_RLD, trunk = prefill(params, cfg, trunks_RL)
-        index = jnp.maximum(start_RB - 1, 0)[..., None]
-        first = jnp.take_along_axis(hidden_RLD, index, axis=1)
-    layers = unstack(params.layers, cfg.layers)
+    longest = max((r.start for own in requests for r in own), default=1)
+    trunks_RL = np.zeros((engine.rows, round_up(longest, engine.row_multiple)), np.int32)
+    for row, trunk in enumerate(trunks):
+        trunks_RL[row, : min(len(trunk), longest)] = trunk[:longest]
+    slots = load_trunks(params, cfg, _put(trunks_RL, mesh), sampling, engine.slots)
+    queues = [deque(enumerate(own)) for own in requests]
+    done: list[dict[int, Sample]] = [{} for _ in requests]
+    owner: dict[tuple[int, int], int] = {}
+    while owner or any(queues):
+        refill = _next(queues, owner, key, engine, mesh)
+        slots = advance(params, cfg, slots, refill, sampling, eot, engine.chunk)
+        _harvest(slots, owner, done, eot)
+    return [[own[i] for i in range(len(own))] for own in done]
 
-    def not_done(loop: _Loop) -> jax.Array:
-        return (loop.step < settings.max_tokens) & loop.running_RB.any()
 
-    def body(loop: _Loop) -> _Loop:
-        tokens, samples, running = _draw_step(params, loop, keys_RB, settings, eot)
-        hidden_RBD, own = decode_step(
-            params, layers, cfg, tokens, loop.step, start_RB, trunk, loop.own
+def _next(
+    queues: list[deque[tuple[int, Request]]],
+    owner: dict[tuple[int, int], int],
+    key: PRNGKeyArray,
+    engine: EngineSettings,
+    mesh: Mesh,
+) -> Refill:
+    """Gives every free slot the next request of its trunk, and notes whose it is now."""
+    shape = (engine.rows, engine.slots)
+    fresh, start = np.zeros(shape, bool), np.zeros(shape, np.int32)
+    candidate, number = np.zeros(shape, np.uint32), np.zeros(shape, np.int32)
+    for row, queue in enumerate(queues):
+        for slot in range(engine.slots):
+            if queue and (row, slot) not in owner:
+                owner[row, slot], request = queue.popleft()
+                fresh[row, slot], start[row, slot] = True, request.start
+                candidate[row, slot], number[row, slot] = request.candidate, request.sample
+    keys = sample_keys(key, _put(candidate, mesh), _put(number, mesh))
+    return Refill(_put(fresh, mesh), _put(start, mesh), keys)
+
+
+def _harvest(
+    slots: Slots, owner: dict[tuple[int, int], int], done: list[dict[int, Sample]], eot: int
+) -> None:
+    """Moves the samples of ended slots to `done` and frees the slots."""
+    running, length, drawn = jax.device_get((slots.running_RB, slots.length_RB, slots.drawn))
+    for row, slot in [place for place in owner if not running[place]]:
+        n = length[row, slot]
+        tokens = drawn.tokens_RBS[row, slot, :n].copy()
+        done[row][owner.pop((row, slot))] = Sample(
+            tokens,
+            drawn.behaviour_RBS[row, slot, :n].copy(),
+            drawn.plain_RBS[row, slot, :n].copy(),
+            truncated=bool(tokens[-1] != eot),
         )
-        return _Loop(loop.step + 1, hidden_RBD, running, samples, own)
-
-    with jax.named_scope("decode"):
-        loop = jax.lax.while_loop(not_done, body, _start(cfg, first, start_RB, settings))
-    return loop.samples.replace(truncated_RB=loop.running_RB)
 
 
-def _start(
-    cfg: ModelConfig, first: jax.Array, start_RB: jax.Array, settings: SamplingSettings
-) -> _Loop:
-    shape = (*start_RB.shape, settings.max_tokens)
-    running = start_RB > 0
-    zeros = jnp.zeros(shape, jnp.float32)
-    lengths = jnp.zeros(start_RB.shape, jnp.int32)
-    samples = Samples(jnp.zeros(shape, jnp.int32), zeros, zeros, lengths, running)
-    own = branch_cache(cfg, *shape)
-    return _Loop(jnp.int32(0), first, running, samples, own)
-
-
-def _draw_step(
-    params: Params, loop: _Loop, keys_RB: PRNGKeyArray, settings: SamplingSettings, eot: int
-) -> tuple[jax.Array, Samples, jax.Array]:
-    """Draws the next token of every slot and records it where the slot still runs."""
-    shape = loop.running_RB.shape
-    logits = jnp.einsum(
-        "rbd,vd->rbv", loop.hidden_RBD, head(params), preferred_element_type=jnp.float32
-    )
-    logits = constrain(logits, "rows", None, None).reshape(-1, logits.shape[-1])
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys_RB.reshape(-1), loop.step)
-    drawn = (x.reshape(shape) for x in draw(keys, logits, settings))
-    tokens, behaviour, plain = (jnp.where(loop.running_RB, x, 0) for x in drawn)
-    put = partial(jax.lax.dynamic_update_index_in_dim, index=loop.step, axis=2)
-    old = loop.samples
-    samples = old.replace(
-        tokens_RBS=put(old.tokens_RBS, tokens),
-        behaviour_RBS=put(old.behaviour_RBS, behaviour),
-        plain_RBS=put(old.plain_RBS, plain),
-        lengths_RB=old.lengths_RB + loop.running_RB,
-    )
-    return tokens, samples, loop.running_RB & (tokens != eot)
-
-
-@jax.jit
-def sample_keys(
-    key: PRNGKeyArray, ids_RB: Int[Array, "R B"], samples_RB: Int[Array, "R B"]
-) -> PRNGKeyArray:
-    """One key per slot from a run's key, the candidate's id (uint32) and the sample's number."""
-
-    def one(candidate: jax.Array, sample: jax.Array) -> PRNGKeyArray:
-        return jax.random.fold_in(jax.random.fold_in(key, candidate), sample)
-
-    return jax.vmap(jax.vmap(one))(ids_RB, samples_RB)
+def _put(x: Bool[np.ndarray, "..."] | Int[np.ndarray, "..."], mesh: Mesh) -> jax.Array:
+    return jax.device_put(x, row_sharding(mesh, x.shape))

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from pivotrl_jax.pivots.rollouts import Rollouts, Row
+from pivotrl_jax.pivots import Rollouts, Row
 from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
-from pivotrl_jax.trees import TokenTree, build_row, round_up, stack
+from pivotrl_jax.trees import build_row, round_up, stack
 
 Span = tuple[int, int]
 
@@ -40,7 +40,7 @@ def supervised_batch(
 def policy_batch(
     rows: Sequence[Row],
     trunks: Sequence[np.ndarray],
-    samples: Rollouts,
+    rollout: Rollouts,
     advantage_PK: Float[np.ndarray, "P K"],
     weight_PK: Float[np.ndarray, "P K"],
     *,
@@ -49,22 +49,20 @@ def policy_batch(
 ) -> PolicyBatch:
     """One tree per row: the trunk up to its last pivot, and every sample of its pivots.
 
-    `samples` holds the turns of `rows` in their order. A sample of weight 0 (error, truncated)
+    `rollout` holds the turns of `rows` in their order. A sample of weight 0 (error, truncated)
     stays out of the tree.
     """
-    k = samples.lengths_PK.shape[1]
     first = np.cumsum([0] + [len(part) for _, part in rows])
     kept = [
-        [(i, j) for i in range(*span) for j in range(k) if weight_PK[i, j] > 0]
+        [(i, j) for i in range(*span) for j in np.flatnonzero(weight_PK[i] > 0)]
         for span in itertools.pairwise(first)
     ]
-    lengths = samples.lengths_PK
     heads = [trunks[trunk][: max(turn.start for turn in part)] for trunk, part in rows]
-    scored = [sum(lengths[ij] for ij in own) for own in kept]
+    scored = [sum(len(rollout.samples[i][j].tokens) for i, j in own) for own in kept]
     size = round_up(max(len(h) + n for h, n in zip(heads, scored, strict=True)), multiple)
     width = round_up(max(scored), multiple)
     parts = [
-        _policy_row(trunk, own, samples, advantage_PK, weight_PK, size, width)
+        _policy_row(trunk, own, rollout, advantage_PK, weight_PK, size, width)
         for trunk, own in zip(heads, kept, strict=True)
     ]
     batch = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
@@ -74,30 +72,30 @@ def policy_batch(
 def _policy_row(
     trunk: np.ndarray,
     kept: Sequence[tuple[int, int]],
-    samples: Rollouts,
+    rollout: Rollouts,
     advantage_PK: np.ndarray,
     weight_PK: np.ndarray,
     size: int,
     width: int,
 ) -> PolicyBatch:
-    n = samples.lengths_PK
-    branches = [(samples.turns[i].start, samples.tokens_PKS[i, j, : n[i, j]]) for i, j in kept]
-    tree: TokenTree = build_row(trunk, branches, size)
-    total = sum(len(suffix) for _, suffix in branches)
+    drawn = [rollout.samples[i][j] for i, j in kept]
+    branches = [(rollout.turns[i].start, d.tokens) for (i, _), d in zip(kept, drawn, strict=True)]
+    lengths = np.array([len(d.tokens) for d in drawn], int)
+    total = lengths.sum()
 
-    def tokens(per_sample: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-        row = np.zeros((1, width), dtype)
-        if per_sample:
-            row[0, :total] = np.concatenate(per_sample)
-        return row
+    def row(values: np.ndarray, dtype: type) -> np.ndarray:
+        return np.pad(values, (0, width - total)).astype(dtype)[None]
+
+    def spread(values_PK: np.ndarray) -> np.ndarray:
+        return np.repeat([values_PK[ij] for ij in kept], lengths)
 
     return PolicyBatch(
-        tree=tree,
-        index=tokens([len(trunk) + np.arange(total)] if total else [], np.int32),
-        weight=tokens([np.full(n[ij], weight_PK[ij]) for ij in kept], np.float32),
-        sample=tokens([np.full(n[ij], b) for b, ij in enumerate(kept)], np.int32),
-        advantage=tokens([np.full(n[ij], advantage_PK[ij]) for ij in kept], np.float32),
-        old_logp=tokens([samples.behaviour_PKS[i, j, : n[i, j]] for i, j in kept], np.float32),
+        tree=build_row(trunk, branches, size),
+        index=row(len(trunk) + np.arange(total), np.int32),
+        weight=row(spread(weight_PK), np.float32),
+        sample=row(np.repeat(np.arange(len(kept)), lengths), np.int32),
+        advantage=row(spread(advantage_PK), np.float32),
+        old_logp=row(np.concatenate([np.zeros(0), *(d.behaviour for d in drawn)]), np.float32),
     )
 
 

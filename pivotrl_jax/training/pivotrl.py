@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -20,8 +21,8 @@ from pivotrl_jax.objectives import (
     rewards,
 )
 from pivotrl_jax.parallel import rows as row_sharding
-from pivotrl_jax.pivots.rollouts import Judged, Rollouts, RolloutSettings, Row, judge, sample_rows
-from pivotrl_jax.sampling import SamplingSettings
+from pivotrl_jax.pivots import Judged, Rollouts, Row, judge, rollouts
+from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.text import ActionFormat, Tokenizer
 from pivotrl_jax.training.batches import policy_batch
 from pivotrl_jax.training.optimizer import OptimizerSettings
@@ -34,8 +35,7 @@ class TrainSettings:
     """`rows` trees a step, each with up to `pivots_per_row` pivots of one trajectory and `samples`
     (G) actions per pivot, updated in micro-batches of `micro_rows` trees.
 
-    `malformed_penalty` replaces the advantage of unparsable actions (None: off); `truncated` is
-    "exclude" (leaves the group and the loss) or "fail".
+    `malformed_penalty` replaces the advantage of unparsable actions (None: off).
     """
 
     steps: int = 100
@@ -49,7 +49,6 @@ class TrainSettings:
     std_epsilon: float = 1e-6
     min_valid: int = 2
     malformed_penalty: float | None = None
-    truncated: str = "exclude"
     save_every: int = 5
     objective: PolicySettings = dataclasses.field(default_factory=PolicySettings)
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
@@ -65,12 +64,13 @@ class TrainSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """What turns sampled tokens into rewards."""
+    """What turns sampled tokens into rewards; `truncated` as in `pivots.judge`."""
 
     tokenizer: Tokenizer
     fmt: ActionFormat
     verifier: Verifier
     recipe: RecipeArrays
+    truncated: Literal["exclude", "fail"]
 
 
 Update = Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]
@@ -85,6 +85,7 @@ def pivot_step(
     update: Update,
     judging: Judge,
     settings: TrainSettings,
+    engine: EngineSettings,
     learning_rates: Sequence[float],
     key: PRNGKeyArray,
     mesh: Mesh,
@@ -93,62 +94,66 @@ def pivot_step(
 
     The draws of step n use `fold_in(key, n)`, so that a resumed run draws the same samples.
     """
-    rollout = RolloutSettings(
-        settings.samples, settings.rows, settings.pivots_per_row, settings.row_multiple // 2
-    )
 
     def step(
         state: TrainState, indices: np.ndarray, number: int
     ) -> tuple[TrainState, Mapping[str, float]]:
         began = time.monotonic()
-        chosen = [rows[i] for i in indices]
-        samples = sample_rows(
+        chosen = sorted((rows[i] for i in indices), key=lambda row: -len(row[1]))
+        drawn = rollouts(
             state.params,
             cfg,
             chosen,
             trunks,
+            settings.samples,
             jax.random.fold_in(key, jax.device_put(np.uint32(number))),
             judging.tokenizer,
             settings.sampling,
-            rollout,
+            engine,
             mesh,
         )
-        judged = judge(
-            samples,
-            judging.tokenizer,
-            judging.fmt,
-            judging.verifier,
-            truncated=settings.truncated,
-        )
+        rollout = concatenate(drawn)
+        judged = judge(rollout, judging.tokenizer, judging.fmt, judging.verifier, judging.truncated)
+        sampled = time.monotonic()
         rewards_PK, advantage_PK = jax.device_get(_advantages(judged, judging.recipe, settings))
         batch = policy_batch(
             chosen,
             trunks,
-            samples,
+            rollout,
             advantage_PK,
             judged.valid_PK.astype(np.float32),
             micro_rows=settings.micro_rows,
             multiple=settings.row_multiple,
         )
-        batch = jax.tree.map(
-            lambda x: jax.device_put(x, row_sharding(mesh, x.shape, axis=1)), batch
-        )
-        state, metrics = update(state, reference, batch)
+        put = lambda x: jax.device_put(x, row_sharding(mesh, x.shape, axis=1))  # noqa: E731
+        state, metrics = update(state, reference, jax.tree.map(put, batch))
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        tokens = int(samples.lengths_PK.sum())
-        scalars |= group_metrics(rewards_PK, judged, samples)
-        scalars["lr"] = learning_rates[number]
-        scalars["tokens_per_second"] = tokens / (time.monotonic() - began)
-        return state, scalars
+        lengths = [len(sample.tokens) for group in rollout.samples for sample in group]
+        times = {
+            "lr": learning_rates[number],
+            "action_length": float(np.mean(lengths)),
+            "seconds_sampling": sampled - began,
+            "seconds_update": time.monotonic() - sampled,
+            "tokens_per_second": sum(lengths) / (time.monotonic() - began),
+        }
+        return state, scalars | group_metrics(rewards_PK, judged, rollout) | times
 
     return step
+
+
+def concatenate(parts: Iterable[Rollouts]) -> Rollouts:
+    parts = list(parts)
+    return Rollouts(
+        [turn for part in parts for turn in part.turns],
+        [group for part in parts for group in part.samples],
+    )
 
 
 def _advantages(
     judged: Judged, recipe: RecipeArrays, settings: TrainSettings
 ) -> tuple[jax.Array, jax.Array]:
-    criteria, valid, malformed = (
-        jax.device_put(x) for x in (judged.criteria_PKC, judged.valid_PK, judged.malformed_PK)
+    criteria, valid, malformed = jax.device_put(
+        (judged.criteria_PKC, judged.valid_PK, judged.malformed_PK)
     )
     rewards_PK = rewards(criteria, valid, recipe)
     advantage_PK = advantages(
@@ -161,18 +166,18 @@ def _advantages(
     return rewards_PK, override(advantage_PK, malformed & valid, settings.malformed_penalty)
 
 
-def group_metrics(rewards_PK: np.ndarray, judged: Judged, samples: Rollouts) -> dict[str, float]:
+def group_metrics(rewards_PK: np.ndarray, judged: Judged, rollout: Rollouts) -> dict[str, float]:
     """Reward statistics of one batch; samples without a verdict count in no mean."""
     valid = judged.valid_PK
     kept = rewards_PK[valid]
     groups = [row[ok] for row, ok in zip(rewards_PK, valid, strict=True) if ok.sum() > 1]
     nan = float("nan")
+    truncated = [sample.truncated for group in rollout.samples for sample in group]
     return {
         "reward_mean": float(kept.mean()) if kept.size else nan,
         "reward_std": float(kept.std()) if kept.size else nan,
         "mixed_share": float(np.mean([g.std() > 0 for g in groups])) if groups else nan,
         "malformed_share": float(judged.malformed_PK.mean()),
-        "truncated_share": float(samples.truncated_PK.mean()),
+        "truncated_share": float(np.mean(truncated)),
         "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),
-        "action_length": float(samples.lengths_PK.mean()),
     }

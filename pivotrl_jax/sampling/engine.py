@@ -1,0 +1,163 @@
+"""The jitted half of the sampler: trunks resident in memory, slots that decode from them.
+
+R trunks lie in memory with their keys and values; each has B slots, and every slot decodes one
+sample. All slots of a trunk read it once per step. Slots end and start at different times: a slot
+carries its own step, so that the host can refill the ended ones between chunks of steps.
+"""
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from pivotrl_jax.models.cache import Cache, branch_cache, decode_step, prefill, unstack
+from pivotrl_jax.models.config import ModelConfig
+from pivotrl_jax.models.params import Params, head
+from pivotrl_jax.parallel.sharding import constrain
+from pivotrl_jax.sampling.tokens import SamplingSettings, draw
+
+
+@flax.struct.dataclass
+class Drawn:
+    """What the slots have drawn; zeros beyond a slot's length."""
+
+    tokens_RBS: Int[Array, "R B S"]
+    behaviour_RBS: Float[Array, "R B S"]  # log-prob under the distribution drawn from
+    plain_RBS: Float[Array, "R B S"]  # log-prob at temperature 1, nothing truncated
+
+
+@flax.struct.dataclass
+class Slots:
+    trunk: Cache
+    trunk_hidden_RLD: Float[Array, "R L D"]
+    own: Cache
+    drawn: Drawn
+    start_RB: Int[Array, "R B"]
+    length_RB: Int[Array, "R B"]  # tokens drawn so far
+    running_RB: Bool[Array, "R B"]
+    hidden_RBD: Float[Array, "R B D"]  # final hidden state before the next draw
+    keys_RB: PRNGKeyArray
+
+
+@flax.struct.dataclass
+class Refill:
+    """Slots to start anew: where on the trunk, and with which key."""
+
+    fresh_RB: Bool[Array, "R B"]
+    start_RB: Int[Array, "R B"]
+    keys_RB: PRNGKeyArray
+
+
+@partial(jax.jit, static_argnames=("cfg", "settings", "branches"))
+def load_trunks(
+    params: Params,
+    cfg: ModelConfig,
+    trunks_RL: Int[Array, "R L"],
+    settings: SamplingSettings,
+    branches: int,
+) -> Slots:
+    """Prefills R trunks; all slots are idle."""
+    with jax.named_scope("prefill"):
+        hidden_RLD, trunk = prefill(params, cfg, trunks_RL)
+    shape = (trunks_RL.shape[0], branches)
+    zeros = jnp.zeros((*shape, settings.max_tokens), jnp.float32)
+    return Slots(
+        trunk=trunk,
+        trunk_hidden_RLD=hidden_RLD,
+        own=branch_cache(cfg, *shape, settings.max_tokens),
+        drawn=Drawn(zeros.astype(jnp.int32), zeros, zeros),
+        start_RB=jnp.zeros(shape, jnp.int32),
+        length_RB=jnp.zeros(shape, jnp.int32),
+        running_RB=jnp.zeros(shape, bool),
+        hidden_RBD=jnp.zeros((*shape, cfg.width), hidden_RLD.dtype),
+        keys_RB=jnp.broadcast_to(jax.random.key(0), shape),
+    )
+
+
+@partial(jax.jit, static_argnames=("cfg", "settings", "eot", "steps"), donate_argnames="slots")
+def advance(
+    params: Params,
+    cfg: ModelConfig,
+    slots: Slots,
+    refill: Refill,
+    settings: SamplingSettings,
+    eot: int,
+    steps: int,
+) -> Slots:
+    """Refills slots, then decodes up to `steps` tokens in every running one.
+
+    Leaves early when no slot runs. Token t of a slot is drawn with `fold_in(key, t)`: a sample
+    depends on its key and history, not on its slot, its neighbours or the time it started.
+    """
+    slots = _refilled(slots, refill)
+    layers = unstack(params.layers, cfg.layers)
+
+    def going(carry: tuple[jax.Array, Slots]) -> jax.Array:
+        return (carry[0] < steps) & carry[1].running_RB.any()
+
+    def step(carry: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
+        count, slots = carry
+        with jax.named_scope("draw"):
+            tokens_RB, slots = _draw(params, slots, settings, eot)
+        with jax.named_scope("decode"):
+            hidden_RBD, own = decode_step(
+                params,
+                layers,
+                cfg,
+                tokens_RB,
+                slots.length_RB - 1,
+                slots.start_RB,
+                slots.trunk,
+                slots.own,
+            )
+        return count + 1, slots.replace(hidden_RBD=hidden_RBD, own=own)  # type: ignore[attr-defined]
+
+    return jax.lax.while_loop(going, step, (jnp.int32(0), slots))[1]
+
+
+def _refilled(slots: Slots, refill: Refill) -> Slots:
+    fresh = refill.fresh_RB
+    before = jnp.maximum(refill.start_RB - 1, 0)[..., None]
+    first_RBD = jnp.take_along_axis(slots.trunk_hidden_RLD, before, axis=1)
+    clear = partial(jnp.where, fresh[..., None], 0)
+    return slots.replace(  # type: ignore[attr-defined]
+        drawn=jax.tree.map(lambda x: clear(x).astype(x.dtype), slots.drawn),
+        start_RB=jnp.where(fresh, refill.start_RB, slots.start_RB),
+        length_RB=jnp.where(fresh, 0, slots.length_RB),
+        running_RB=slots.running_RB | fresh,
+        hidden_RBD=jnp.where(fresh[..., None], first_RBD, slots.hidden_RBD),
+        keys_RB=jnp.where(fresh, refill.keys_RB, slots.keys_RB),
+    )
+
+
+def _draw(
+    params: Params, slots: Slots, settings: SamplingSettings, eot: int
+) -> tuple[Int[Array, "R B"], Slots]:
+    """Draws the next token of every slot; idle slots record nothing."""
+    running, length = slots.running_RB, slots.length_RB
+    logits = jnp.einsum(
+        "rbd,vd->rbv", slots.hidden_RBD, head(params), preferred_element_type=jnp.float32
+    )
+    logits = constrain(logits, "rows", None, None).reshape(-1, logits.shape[-1])
+    keys = jax.vmap(jax.random.fold_in)(slots.keys_RB.reshape(-1), length.reshape(-1))
+    tokens, behaviour, plain = (x.reshape(running.shape) for x in draw(keys, logits, settings))
+    here = running[..., None] & (jnp.arange(settings.max_tokens) == length[..., None])
+    put = lambda old, new: jnp.where(here, new[..., None], old)  # noqa: E731
+    drawn = jax.tree.map(put, slots.drawn, Drawn(tokens, behaviour, plain))
+    length = length + running
+    running = running & (tokens != eot) & (length < settings.max_tokens)
+    return tokens, slots.replace(drawn=drawn, length_RB=length, running_RB=running)  # type: ignore[attr-defined]
+
+
+@jax.jit
+def sample_keys(
+    key: PRNGKeyArray, ids_RB: Int[Array, "R B"], samples_RB: Int[Array, "R B"]
+) -> PRNGKeyArray:
+    """One key per slot from a run's key, the candidate's id (uint32) and the sample's number."""
+
+    def one(candidate: jax.Array, sample: jax.Array) -> PRNGKeyArray:
+        return jax.random.fold_in(jax.random.fold_in(key, candidate), sample)
+
+    return jax.vmap(jax.vmap(one))(ids_RB, samples_RB)
