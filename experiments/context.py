@@ -56,7 +56,7 @@ class Run:
         if self.cfg.layers == full.layers:
             return params
         cut = partial(jax.tree.map, lambda leaf: leaf[: self.cfg.layers])
-        return params.replace(layers=cut(params.layers))
+        return dataclasses.replace(params, layers=cut(params.layers))
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -136,7 +136,7 @@ def from_config(cls: type[Settings_], config: Any, path: str = "config") -> Sett
         if name not in config:
             raise UserError(f"{path}.{name} is missing; set it in the config file")
         kind, value = types[name], config[name]
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             values[name] = from_config(kind, value, f"{path}.{name}")
         else:
             values[name] = value

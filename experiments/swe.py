@@ -63,12 +63,12 @@ def laptop() -> Settings:
             action_format="fenced_bash",
             tool_role="user",  # SmolLM2's template knows no role "tool"
             trunk_tokens=1024,
-            clip_observation=64,
-            clip_task=256,
+            clip_observation=48,
+            clip_task=192,
         ),
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
-        engine=EngineSettings(rows=4, slots=16),
+        engine=EngineSettings(rows=2, slots=32),
         reward=RewardSettings(verifier="command", recipe=EQUIVALENT),
         sft=SftSettings(
             rows=4,
@@ -79,15 +79,15 @@ def laptop() -> Settings:
         profile=ProfileSettings(samples=8, sampling=sampling),
         selection=SelectionSettings(threshold=0.6),
         train=TrainSettings(
-            steps=20,
-            rows=3,
+            steps=10,
+            rows=2,
             pivots_per_row=4,
             samples=8,
             objective=PolicySettings(kl_coef=0.001),
-            optimizer=OptimizerSettings(learning_rate=1e-5, warmup_steps=2),
+            optimizer=OptimizerSettings(learning_rate=2e-5, warmup_steps=1),
             sampling=sampling,
         ),
-        evaluation=EvaluationSettings(samples=8, ood_texts=24, ood_tokens=256),
+        evaluation=EvaluationSettings(samples=4, ood_texts=24, ood_tokens=256),
     )
 
 

@@ -88,9 +88,8 @@ def branch_attention(
     on_own = on_own.reshape(rows, branches, heads, groups, -1)
     before = jnp.arange(size) < start_RB[:, :, None]
     on_trunk = jnp.where(before[:, :, None, None], on_trunk, MASKED)
-    on_own = jnp.where(
-        jnp.arange(on_own.shape[-1]) <= step_RB[..., None, None, None], on_own, MASKED
-    )
+    so_far = jnp.arange(on_own.shape[-1]) <= step_RB[:, :, None]
+    on_own = jnp.where(so_far[:, :, None, None], on_own, MASKED)
     probs = jax.nn.softmax(jnp.concatenate([on_trunk, on_own], axis=-1), axis=-1).astype(q.dtype)
     from_trunk = probs[..., :size].swapaxes(1, 2).reshape(rows, heads, branches * groups, size)
     out = jnp.einsum("rhql,rhle->rhqe", from_trunk, trunk.v)

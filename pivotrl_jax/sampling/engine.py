@@ -5,6 +5,7 @@ sample. All slots of a trunk read it once per step. Slots end and start at diffe
 carries its own step, so that the host can refill the ended ones between chunks of steps.
 """
 
+import dataclasses
 from functools import partial
 
 import flax.struct
@@ -112,7 +113,7 @@ def advance(
                 slots.trunk,
                 slots.own,
             )
-        return count + 1, slots.replace(hidden_RBD=hidden_RBD, own=own)  # type: ignore[attr-defined]
+        return count + 1, dataclasses.replace(slots, hidden_RBD=hidden_RBD, own=own)
 
     return jax.lax.while_loop(going, step, (jnp.int32(0), slots))[1]
 
@@ -121,9 +122,9 @@ def _refilled(slots: Slots, refill: Refill) -> Slots:
     fresh = refill.fresh_RB
     before = jnp.maximum(refill.start_RB - 1, 0)[..., None]
     first_RBD = jnp.take_along_axis(slots.trunk_hidden_RLD, before, axis=1)
-    clear = partial(jnp.where, fresh[..., None], 0)
-    return slots.replace(  # type: ignore[attr-defined]
-        drawn=jax.tree.map(lambda x: clear(x).astype(x.dtype), slots.drawn),
+    return dataclasses.replace(
+        slots,
+        drawn=jax.tree.map(lambda x: x * ~fresh[..., None], slots.drawn),
         start_RB=jnp.where(fresh, refill.start_RB, slots.start_RB),
         length_RB=jnp.where(fresh, 0, slots.length_RB),
         running_RB=slots.running_RB | fresh,
@@ -148,7 +149,7 @@ def _draw(
     drawn = jax.tree.map(put, slots.drawn, Drawn(tokens, behaviour, plain))
     length = length + running
     running = running & (tokens != eot) & (length < settings.max_tokens)
-    return tokens, slots.replace(drawn=drawn, length_RB=length, running_RB=running)  # type: ignore[attr-defined]
+    return tokens, dataclasses.replace(slots, drawn=drawn, length_RB=length, running_RB=running)
 
 
 @jax.jit

@@ -54,7 +54,7 @@ def policy_batch(
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
     kept = [
-        [(i, j) for i in range(*span) for j in np.flatnonzero(weight_PK[i] > 0)]
+        [(i, int(j)) for i in range(*span) for j in np.flatnonzero(weight_PK[i] > 0)]
         for span in itertools.pairwise(first)
     ]
     heads = [trunks[trunk][: max(turn.start for turn in part)] for trunk, part in rows]

@@ -20,7 +20,7 @@ from pivotrl_jax.trees import TokenTree
 
 @flax.struct.dataclass
 class TrainState:
-    step: Int[Array, ""]
+    step: Int[Any, ""]
     params: Params
     opt_state: Any
 
@@ -30,8 +30,8 @@ class SupervisedBatch:
     """M micro-batches of R rows. `index` lists the scored tokens of a row; padding weighs 0."""
 
     tree: TokenTree  # M R T
-    index: Int[Array, "M R A"]
-    weight: Float[Array, "M R A"]
+    index: Int[Any, "M R A"]
+    weight: Float[Any, "M R A"]
 
 
 @flax.struct.dataclass
@@ -39,11 +39,11 @@ class PolicyBatch:
     """Like SupervisedBatch, with what eq. 7 needs to know of every scored token."""
 
     tree: TokenTree  # M R T
-    index: Int[Array, "M R A"]
-    weight: Float[Array, "M R A"]
-    sample: Int[Array, "M R A"]  # number of the token's sample within its row
-    advantage: Float[Array, "M R A"]
-    old_logp: Float[Array, "M R A"]
+    index: Int[Any, "M R A"]
+    weight: Float[Any, "M R A"]
+    sample: Int[Any, "M R A"]  # number of the token's sample within its row
+    advantage: Float[Any, "M R A"]
+    old_logp: Float[Any, "M R A"]
 
 
 Metrics = dict[str, jax.Array]

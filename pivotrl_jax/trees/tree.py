@@ -8,13 +8,15 @@ sequence, at the cost of the trunk once plus the branches' own tokens.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-Array = jax.Array | np.ndarray
+# NumPy on the host while a batch is put together, jax.Array on devices.
+Array = Any
 
 PADDING = -1
 
