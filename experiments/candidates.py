@@ -47,6 +47,11 @@ def read_stage(run: Run) -> list[Trajectory]:
 def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
     """Renders trajectories and keeps the turns that fit; every other turn is counted by reason."""
     settings = run.settings
+    if settings.text.trunk_tokens > run.cfg.max_positions:
+        raise UserError(
+            f"text.trunk_tokens is {settings.text.trunk_tokens}, but {run.cfg.name} has positions "
+            f"for {run.cfg.max_positions} tokens only; lower it"
+        )
     parts = split((t.task_id for t in trajectories), settings.data.heldout_share, settings.seed)
     left_out: Counter[str] = Counter()
     trunks: list[np.ndarray] = []

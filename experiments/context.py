@@ -98,6 +98,8 @@ def open_run(settings: Settings, workdir: Path) -> Run:
                 f"{name} is {rows}, which {share} devices along data and fsdp do not divide; "
                 f"set it to a multiple of {share}"
             )
+    # A misspelt name fails now, not after hours of sampling.
+    _ = run.fmt, run.recipe
     path = workdir / "config.json"
     if path.exists():
         changed = differences(json.loads(path.read_text())["config"], as_json(settings))

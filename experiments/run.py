@@ -37,12 +37,15 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.training import Stopped
 
+DEFAULT_CONFIG = "experiments/swe.py"
 STAGES = (
     "read", "candidates", "evaluate_base", "sft", "evaluate_sft", "profile", "select", "train",
     "evaluate_pivotrl", "report",
 )  # fmt: skip
 
-CONFIG = config_flags.DEFINE_config_file("config", "experiments/swe.py", lock_config=True)
+# Without a default here: absl would read overrides of it while this module is imported, where a
+# misspelt one cannot be caught.
+CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where artifacts go; by default runs/<config>-<preset>."
 )
@@ -133,10 +136,21 @@ def friendly(entry: Callable[[list[str]], None]) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
+    """Flags to values; whatever is wrong with them becomes one sentence."""
+    named = [arg.partition("=")[2] for arg in argv if arg.lstrip("-").startswith("config=")]
+    if not named:
+        argv = [argv[0], f"--config={DEFAULT_CONFIG}", *argv[1:]]
+    for file in (name.partition(":")[0] for name in named):
+        if not Path(file).is_file():
+            raise UserError(f"no config file {file!r}; experiments/ holds them")
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (AttributeError, KeyError) as error:
+        problem = str(error).replace("\\n", " ").strip("'\\ ")
+        raise UserError(f"the configuration has no field {problem}") from error
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        # ml_collections wraps a config file's own error in its traceback; the last line says it.
+        raise UserError(str(error).strip().splitlines()[-1].strip()) from error
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import ml_collections
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import EvaluationSettings
-from pivotrl_jax.objectives import Recipe
+from pivotrl_jax.objectives import PolicySettings, Recipe
 from pivotrl_jax.parallel import MeshSettings
 from pivotrl_jax.pivots import SelectionSettings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
@@ -98,8 +98,10 @@ class Settings:
     sft: SftSettings
     profile: ProfileSettings
     selection: SelectionSettings
+    objective: PolicySettings
     train: TrainSettings
     evaluation: EvaluationSettings
+    wandb_project: str | None = None  # mirrors the metrics there; None: local files only
 
 
 def to_config(settings: Any) -> ml_collections.ConfigDict:

@@ -197,12 +197,12 @@ def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> P
         run.cfg,
         optimizer,
         layout,
-        settings.objective,
+        run.settings.objective,
         samples=settings.pivots_per_row * settings.samples,
         temperature=settings.sampling.temperature,
         remat=settings.remat,
     )
-    reference = jax.tree.map(jnp.copy, params) if settings.objective.kl_coef else None
+    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
     step = pivot_step(
         run.cfg,
         rows,
@@ -250,7 +250,7 @@ def _train(
     if restored is not None:
         state = checkpointer.restore(state, data)
     with (
-        MetricWriter(directory, restored) as writer,
+        MetricWriter(directory, restored, run.settings.wandb_project) as writer,
         Progress(name, steps, "steps", initial=restored or 0) as bar,
     ):
         state = run_steps(

@@ -78,12 +78,12 @@ def laptop() -> Settings:
         ),
         profile=ProfileSettings(samples=8, sampling=sampling),
         selection=SelectionSettings(threshold=0.6),
+        objective=PolicySettings(kl_coef=0.001),
         train=TrainSettings(
             steps=10,
             rows=2,
             pivots_per_row=4,
             samples=8,
-            objective=PolicySettings(kl_coef=0.001),
             optimizer=OptimizerSettings(learning_rate=2e-5, warmup_steps=1),
             sampling=sampling,
         ),

@@ -14,7 +14,6 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.objectives import (
     Normalisation,
-    PolicySettings,
     RecipeArrays,
     advantages,
     override,
@@ -50,7 +49,6 @@ class TrainSettings:
     min_valid: int = 2
     malformed_penalty: float | None = None
     save_every: int = 5
-    objective: PolicySettings = dataclasses.field(default_factory=PolicySettings)
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
 
