@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from experiments import charts
 from experiments.progress import duration
-from experiments.report_data import POLICIES, STAGES, Artifacts, Row, samples
+from experiments.report_data import POLICIES, Artifacts, Row, samples
 from experiments.report_verdict import bounds, interval, retention_change, signed
 
 PAPER_ZERO_VARIANCE = 0.71
@@ -142,13 +142,12 @@ def sample_facts(run: Artifacts) -> str:
 def timing_rows(run: Artifacts) -> list[Row]:
     """One row per stage; a stage that was resumed has its parts added up."""
     rows: list[Row] = []
-    for stage in STAGES:
+    for stage in dict.fromkeys(line["stage"] for line in run.timing):
         parts = [line for line in run.timing if line["stage"] == stage]
-        if parts:
-            tokens = sum(part.get("tokens") or 0 for part in parts)
-            seconds = sum(part["seconds"] for part in parts)
-            memory = max(part["peak_rss_mb"] for part in parts)
-            rows.append({"stage": stage, "seconds": seconds, "tokens": tokens, "memory": memory})
+        tokens = sum(part.get("tokens") or 0 for part in parts)
+        seconds = sum(part["seconds"] for part in parts)
+        memory = max(part["peak_rss_mb"] for part in parts)
+        rows.append({"stage": stage, "seconds": seconds, "tokens": tokens, "memory": memory})
     longest = max((row["seconds"] for row in rows), default=0) or 1
     for row in rows:
         row["bar"] = charts.bar(row["seconds"] / longest)

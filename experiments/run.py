@@ -9,6 +9,7 @@ command resumes. `--stage=profile` runs that stage alone, once those before it a
 """
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from ml_collections import config_flags
 from experiments import report
 from experiments.candidates import candidates_stage, read_stage
 from experiments.context import Run, claim, open_run, write_json
-from experiments.progress import stage_timer
+from experiments.progress import StageRecord, stage_timer
 from experiments.settings import Settings, from_config
 from experiments.stages import (
     PROFILE,
@@ -28,6 +29,8 @@ from experiments.stages import (
     export_stage,
     key_of,
     profile_stage,
+    sampled_tokens,
+    scored_tokens,
     select_stage,
     sft_stage,
     summarise,
@@ -57,16 +60,16 @@ class Finished(Exception):
 
 
 @contextlib.contextmanager
-def stage(run: Run, name: str, only: str | None) -> Iterator[None]:
+def stage(run: Run, name: str, only: str | None) -> Iterator[StageRecord]:
     """Times a stage and marks it done; refuses to run ahead of, and stops after, `only`."""
     marker = run.workdir / "done" / name
     if only is not None and name != only and not marker.exists():
         raise UserError(f"stage {only!r} needs stage {name!r} first; run --stage={name}")
     if marker.exists():
-        yield
+        yield StageRecord()
     else:
-        with stage_timer(run.workdir, name):
-            yield
+        with stage_timer(run.workdir, name) as record:
+            yield record
         write_json(marker, {"stage": name})
     if name == only:
         raise Finished
@@ -77,32 +80,46 @@ def execute(run: Run, only: str | None = None) -> None:
     settings = run.settings
     with stage(run, "read", only):
         trajectories = read_stage(run)
-    with stage(run, "candidates", only):
+    with stage(run, "candidates", only) as record:
         corpus = candidates_stage(run, trajectories)
+        record.tokens = sum(map(len, corpus.trunks))
         claim(run)
     policy = run.base_params()
     tables = {}
-    with stage(run, "evaluate_base", only):
+    with stage(run, "evaluate_base", only) as record:
         tables["base"] = evaluate_stage(run, corpus, policy, "base")
+        record.tokens = sampled_tokens(run, "evaluate/base")
     if settings.sft.epochs:
-        with stage(run, "sft", only):
+        with stage(run, "sft", only) as record:
             policy = sft_stage(run, corpus, policy)
-        with stage(run, "evaluate_sft", only):
+            record.tokens = scored_tokens(run, "sft")
+        with stage(run, "evaluate_sft", only) as record:
             tables["sft"] = evaluate_stage(run, corpus, policy, "sft")
-    with stage(run, "profile", only):
+            record.tokens = sampled_tokens(run, "evaluate/sft")
+    with stage(run, "profile", only) as record:
         profiled = {
             split: profile_stage(
-                run, corpus, policy, f"profile/{split}", turns, key_of(run, PROFILE)
+                run,
+                corpus,
+                policy,
+                f"profile/{split}",
+                turns,
+                key_of(run, PROFILE),
+                settings.profile.samples,
+                settings.reward.truncated,
             )
             for split, turns in corpus.turns.items()
         }
+        record.tokens = sampled_tokens(run, *(f"profile/{split}" for split in corpus.turns))
     with stage(run, "select", only):
         pivots = select_stage(run, profiled["train"])
-    with stage(run, "train", only):
+    with stage(run, "train", only) as record:
         policy = train_stage(run, corpus, policy, pivots)
+        record.tokens = scored_tokens(run, "train")
         export_stage(run, policy)
-    with stage(run, "evaluate_pivotrl", only):
+    with stage(run, "evaluate_pivotrl", only) as record:
         tables["pivotrl"] = evaluate_stage(run, corpus, policy, "pivotrl")
+        record.tokens = sampled_tokens(run, "evaluate/pivotrl")
         summarise(run, tables, profiled["heldout"])
     with stage(run, "report", only):
         print(f"report: {report.write(run.workdir)}")
@@ -146,8 +163,8 @@ def parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        problem = str(error).replace("\\n", " ").strip("'\\ ")
-        raise UserError(f"the configuration has no field {problem}") from error
+        problem = re.sub(r"\\n|\\|'", " ", str(error)).strip()
+        raise UserError(f"no such configuration field: {' '.join(problem.split())}") from error
     except (flags.Error, TypeError, ValueError, OSError) as error:
         # ml_collections wraps a config file's own error in its traceback; the last line says it.
         raise UserError(str(error).strip().splitlines()[-1].strip()) from error

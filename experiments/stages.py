@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ from pivotrl_jax.training import (
     supervised_batch,
     supervised_update,
 )
+
+Truncated = Literal["exclude", "fail"]
 
 # Streams of the run's random key.
 PROFILE, EVALUATE, TRAIN = 1, 2, 3
@@ -108,15 +110,16 @@ def profile_stage(
     name: str,
     turns: Sequence[Turn],
     key: jax.Array,
-    samples: int | None = None,
+    samples: int,
+    truncated: Truncated,
 ) -> pa.Table:
     """Samples and judges K actions per turn into the store `name`; returns its candidate table.
 
     Resumes where a killed run stopped. The store is pinned to the policy, the candidates and the
     settings that its samples depend on.
     """
-    samples = samples or run.settings.profile.samples
-    store = ProfileStore(run.workdir / name, _manifest(run, params, turns, samples))
+    manifest = _manifest(run, params, turns) | {"samples": samples, "truncated": truncated}
+    store = ProfileStore(run.workdir / name, manifest)
     todo = [turn for turn in turns if turn.id not in store.done()]
     with Progress(name, len(turns), "candidates", initial=len(turns) - len(todo)) as bar:
         batches = rollouts(
@@ -132,20 +135,19 @@ def profile_stage(
             run.mesh,
         )
         for batch in batches:
-            store.append(_judged_rows(run, batch))
+            store.append(_judged_rows(run, batch, truncated))
             bar.advance(len(batch.turns))
     return candidate_table(store.read(), corpus.table)
 
 
-def _judged_rows(run: Run, batch: Rollouts) -> Iterator[dict[str, Any]]:
-    reward = run.settings.reward
-    judged = judge(batch, run.tokenizer, run.fmt, run.verifier, reward.truncated)
+def _judged_rows(run: Run, batch: Rollouts, truncated: Truncated) -> Iterator[dict[str, Any]]:
+    judged = judge(batch, run.tokenizer, run.fmt, run.verifier, truncated)
     criteria, valid = jax.device_put((judged.criteria_PKC, judged.valid_PK))
     rewards_PK = jax.device_get(rewards(criteria, valid, run.recipe))
     return sample_records(batch, judged, rewards_PK, run.verifier.criteria)
 
 
-def _manifest(run: Run, params: Params, turns: Sequence[Turn], samples: int) -> dict[str, Any]:
+def _manifest(run: Run, params: Params, turns: Sequence[Turn]) -> dict[str, Any]:
     settings = run.settings
     candidates = hashlib.sha256("\n".join(f"{t.id} {t.start} {t.end}" for t in turns).encode())
     return {
@@ -154,7 +156,6 @@ def _manifest(run: Run, params: Params, turns: Sequence[Turn], samples: int) -> 
         "tokenizer": run.tokenizer.fingerprint,
         "template": run.template.fingerprint,
         "candidates": candidates.hexdigest(),
-        "samples": samples,
         "sampling": dataclasses.asdict(settings.profile.sampling),
         "reward": dataclasses.asdict(settings.reward),
         "seed": settings.seed,
@@ -170,6 +171,16 @@ def fingerprint(params: Params) -> str:
     """Tells one checkpoint of a policy from another: a hash over sums of every leaf."""
     sums = np.concatenate([np.asarray(x, np.float32) for x in jax.device_get(_sums(params))])
     return hashlib.sha256(sums.tobytes()).hexdigest()
+
+
+def scored_tokens(run: Run, name: str) -> int:
+    """Action tokens that the updates of `name` were computed on."""
+    lines = (run.workdir / name / "metrics.jsonl").read_text().splitlines()
+    return sum(int(json.loads(line)["action_tokens"]) for line in lines)
+
+
+def sampled_tokens(run: Run, *names: str) -> int:
+    return sum(sum(read_samples(run.workdir / name)["length"].to_pylist()) for name in names)
 
 
 def select_stage(run: Run, table: pa.Table) -> set[str]:
@@ -279,6 +290,7 @@ def evaluate_stage(run: Run, corpus: Corpus, params: Params, policy: str) -> pa.
         corpus.turns["heldout"],
         key_of(run, EVALUATE),
         settings.samples,
+        settings.truncated,
     )
     path = run.workdir / "evaluate" / f"{policy}_ood.json"
     if not path.exists():

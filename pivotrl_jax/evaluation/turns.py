@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Collection
+from typing import Literal
 
 import pyarrow as pa
 
@@ -11,9 +12,14 @@ from pivotrl_jax.evaluation.bootstrap import Interval, clustered_mean, paired_di
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """`samples` actions per held-out candidate; `ood_texts` texts of each set in `ood_path`."""
+    """`samples` actions per held-out candidate; `ood_texts` texts of each set in `ood_path`.
+
+    `truncated` is "fail" here: a policy that does not end its turn has not acted, and leaving
+    such samples out would score each policy on other candidates.
+    """
 
     samples: int = 8
+    truncated: Literal["exclude", "fail"] = "fail"
     ood_path: str = "experiments/data/ood"
     ood_texts: int | None = None
     ood_tokens: int = 512
