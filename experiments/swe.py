@@ -35,18 +35,13 @@ from pivotrl_jax.training import OptimizerSettings, TrainSettings
 
 replace = dataclasses.replace
 
-# The same command up to quoting, flag order and viewers, or the same program and sub-command on
-# mostly the same files, searching for or reading nearly the same thing.
-EQUIVALENT = Recipe(
-    name="equivalent_command",
-    accept=(
-        ("program", 1.0),
-        ("subcommand", 1.0),
-        ("targets", 0.75),
-        ("pattern", 0.6),
-        ("range", 0.5),
-        ("similarity", 0.5),
-    ),
+# Between the paper's SWE verifier (tool name only, which one bash tool makes empty) and equivalence
+# proper: the same program and sub-command on the same files, or the same command up to quoting,
+# flag order and viewers. What is searched for or which lines are read is left open; thresholds on
+# `pattern` and `range` ask for that too.
+SAME_TARGET = Recipe(
+    name="same_program_and_files",
+    accept=(("program", 1.0), ("subcommand", 1.0), ("targets", 0.75), ("similarity", 0.5)),
     alternatively=(("exact", 1.0),),
 )
 
@@ -69,7 +64,7 @@ def laptop() -> Settings:
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
         engine=EngineSettings(rows=2, slots=32),
-        reward=RewardSettings(verifier="command", recipe=EQUIVALENT),
+        reward=RewardSettings(verifier="command", recipe=SAME_TARGET),
         sft=SftSettings(
             rows=4,
             optimizer=OptimizerSettings(

@@ -11,6 +11,9 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 
+from pivotrl_jax.models import ModelConfig, Params, init
+from pivotrl_jax.models.presets import SMOLLM2_135M, shrink
+
 CACHE = Path(__file__).parent.parent / ".cache"
 
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
@@ -20,3 +23,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 @pytest.fixture(scope="session")
 def rng_key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_cfg() -> ModelConfig:
+    """SmolLM2 with every dimension small, two key/value heads and one byte per token."""
+    return shrink(
+        SMOLLM2_135M, vocab=256, width=48, layers=2, kv_heads=2, head_dim=16, ffn=96
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_params(tiny_cfg: ModelConfig) -> Params:
+    return init(jax.random.key(7), tiny_cfg)

@@ -7,7 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import LayerParams, Params
@@ -79,24 +79,39 @@ def branch_attention(
     All branches of a row read the trunk's keys and values once, as one matrix product.
     """
     rows, branches, heads, groups, width = q.shape
-    scale, to_f32 = width**-0.5, {"preferred_element_type": jnp.float32}
-    size = trunk.k.shape[2]
     together = q.swapaxes(1, 2).reshape(rows, heads, branches * groups, width)
-    on_trunk = jnp.einsum("rhqe,rhle->rhql", together, trunk.k, **to_f32) * scale
-    on_trunk = on_trunk.reshape(rows, heads, branches, groups, size).swapaxes(1, 2)
-    on_own = jnp.einsum("ige,ise->igs", _merge(q), _merge(own.k), **to_f32) * scale
-    on_own = on_own.reshape(rows, branches, heads, groups, -1)
-    before = jnp.arange(size) < start_RB[:, :, None]
-    on_trunk = jnp.where(before[:, :, None, None], on_trunk, MASKED)
-    so_far = jnp.arange(on_own.shape[-1]) <= step_RB[:, :, None]
-    on_own = jnp.where(so_far[:, :, None, None], on_own, MASKED)
-    probs = jax.nn.softmax(jnp.concatenate([on_trunk, on_own], axis=-1), axis=-1).astype(q.dtype)
-    from_trunk = probs[..., :size].swapaxes(1, 2).reshape(rows, heads, branches * groups, size)
-    out = jnp.einsum("rhql,rhle->rhqe", from_trunk, trunk.v)
-    out = out.reshape(rows, heads, branches, groups, width).swapaxes(1, 2)
-    return out + jnp.einsum("igs,ise->ige", _merge(probs[..., size:]), _merge(own.v)).reshape(
-        q.shape
-    )
+    before = jnp.arange(trunk.k.shape[2]) < jnp.repeat(start_RB, groups, axis=1)[:, None, :, None]
+    so_far = jnp.arange(own.k.shape[3]) <= jnp.repeat(step_RB, heads)[:, None, None]
+    on_trunk = _partial_attention(together, trunk.k, trunk.v, before)
+    on_own = _partial_attention(_merge(q), _merge(own.k), _merge(own.v), so_far)
+
+    def from_trunk(x: jax.Array) -> jax.Array:
+        return x.reshape(rows, heads, branches, groups, -1).swapaxes(1, 2)
+
+    max_a, sum_a, out_a = map(from_trunk, on_trunk)
+    max_b, sum_b, out_b = (x.reshape(*q.shape[:4], -1) for x in on_own)
+    scale_a, scale_b = (jnp.exp(m - jnp.maximum(max_a, max_b)) for m in (max_a, max_b))
+    out = (scale_a * out_a + scale_b * out_b) / (scale_a * sum_a + scale_b * sum_b)
+    return out.astype(q.dtype)
+
+
+def _partial_attention(
+    q: Float[Array, "*B Q E"],
+    k: Float[Array, "*B T E"],
+    v: Float[Array, "*B T E"],
+    mask: Bool[Array, "*#B #Q T"],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Largest score, sum of exponentials and unnormalised output [*B, Q, 1 or E], float32.
+
+    Two parts of one softmax merge by these (log-sum-exp).
+    """
+    to_f32 = {"preferred_element_type": jnp.float32}
+    scores = jnp.einsum("...qe,...ke->...qk", q, k, **to_f32) * q.shape[-1] ** -0.5
+    scores = jnp.where(mask, scores, MASKED)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    out = jnp.einsum("...qk,...ke->...qe", weights.astype(v.dtype), v, **to_f32)
+    return largest, weights.sum(axis=-1, keepdims=True), out
 
 
 def _merge(x: jax.Array) -> jax.Array:

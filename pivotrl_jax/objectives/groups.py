@@ -95,6 +95,7 @@ def _leave_one_out(
     return (rewards_K - mean_K) / jnp.where(std_K > 0, std_K + epsilon, 1)
 
 
+@functools.partial(jax.jit, static_argnames="penalty")
 def override(
     advantages_PK: Float[Array, "P K"], malformed_PK: Bool[Array, "P K"], penalty: float | None
 ) -> Float[Array, "P K"]:

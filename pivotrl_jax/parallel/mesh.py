@@ -26,7 +26,8 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     devices = list(jax.devices() if devices is None else devices)
     sizes = [settings.data, settings.fsdp, settings.tensor]
     fixed = int(np.prod([s for s in sizes if s != -1]))
-    if sizes.count(-1) > 1 or fixed < 1 or len(devices) % fixed:
+    positive = all(s > 0 or s == -1 for s in sizes)
+    if not positive or sizes.count(-1) > 1 or len(devices) % fixed:
         raise UserError(f"mesh {settings} does not divide {len(devices)} devices; change mesh.*")
     shape = [len(devices) // fixed if s == -1 else s for s in sizes]
     if int(np.prod(shape)) != len(devices):

@@ -68,15 +68,23 @@ def invert_cdf(u: Float[Array, ""], probs: Float[Array, "V"]) -> Int[Array, ""]:
     """
     width = 1 << max(1, (probs.size.bit_length() + 1) // 2)
     blocks = jnp.pad(probs, (0, -probs.size % width)).reshape(-1, width)
-    mass = jnp.cumsum(blocks.sum(axis=1))
-    u = u * mass[-1]
-    block = jnp.minimum(jnp.sum(mass <= u), mass.size - 1)
-    before = jnp.where(block == 0, 0.0, mass[block - 1])
-    inner = jnp.cumsum(blocks[block])
-    token = jnp.minimum(jnp.sum(inner <= u - before), last_positive(blocks[block]))
+    mass = blocks.sum(axis=1)
+    edges = jnp.cumsum(mass)
+    u = u * edges[-1]
+    block = first_beyond(u, edges, mass)
+    before = jnp.where(block == 0, 0.0, edges[block - 1])
+    token = first_beyond(u - before, jnp.cumsum(blocks[block]), blocks[block])
     return (block * width + token).astype(jnp.int32)
 
 
-def last_positive(probs: Float[Array, "W"]) -> Int[Array, ""]:
-    """Rounding may leave `u` just beyond the last slice; it then belongs to that slice."""
-    return jnp.max(jnp.where(probs > 0, jnp.arange(probs.size), 0))
+def first_beyond(
+    u: Float[Array, ""], edges: Float[Array, "W"], probs: Float[Array, "W"]
+) -> Int[Array, ""]:
+    """The first slice of positive mass that ends beyond `u`, or the last one of positive mass.
+
+    Rounding may leave `u` just beyond the last edge, and XLA sums long arrays in a tree, so that
+    an edge may lie beyond the one before it although there is no mass between the two.
+    """
+    index = jnp.arange(probs.size)
+    last = jnp.max(jnp.where(probs > 0, index, 0))
+    return jnp.min(jnp.where((edges > u) & (probs > 0), index, last))

@@ -13,9 +13,11 @@ from jaxtyping import PRNGKeyArray
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.objectives import (
+    GroupStats,
     Normalisation,
     RecipeArrays,
     advantages,
+    group_statistics,
     override,
     rewards,
 )
@@ -113,7 +115,9 @@ def pivot_step(
         rollout = concatenate(drawn)
         judged = judge(rollout, judging.tokenizer, judging.fmt, judging.verifier, judging.truncated)
         sampled = time.monotonic()
-        rewards_PK, advantage_PK = jax.device_get(_advantages(judged, judging.recipe, settings))
+        rewards_PK, stats, advantage_PK = jax.device_get(
+            _advantages(judged, judging.recipe, settings)
+        )
         batch = policy_batch(
             chosen,
             trunks,
@@ -134,7 +138,7 @@ def pivot_step(
             "seconds_update": time.monotonic() - sampled,
             "tokens_per_second": sum(lengths) / (time.monotonic() - began),
         }
-        return state, scalars | group_metrics(rewards_PK, judged, rollout) | times
+        return state, scalars | group_metrics(rewards_PK, stats, judged, rollout) | times
 
     return step
 
@@ -149,7 +153,8 @@ def concatenate(parts: Iterable[Rollouts]) -> Rollouts:
 
 def _advantages(
     judged: Judged, recipe: RecipeArrays, settings: TrainSettings
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, GroupStats, jax.Array]:
+    """Rewards, group statistics and advantages of a batch."""
     criteria, valid, malformed = jax.device_put(
         (judged.criteria_PKC, judged.valid_PK, judged.malformed_PK)
     )
@@ -161,20 +166,23 @@ def _advantages(
         epsilon=settings.std_epsilon,
         min_valid=settings.min_valid,
     )
-    return rewards_PK, override(advantage_PK, malformed & valid, settings.malformed_penalty)
+    advantage_PK = override(advantage_PK, malformed & valid, settings.malformed_penalty)
+    return rewards_PK, group_statistics(rewards_PK, valid), advantage_PK
 
 
-def group_metrics(rewards_PK: np.ndarray, judged: Judged, rollout: Rollouts) -> dict[str, float]:
+def group_metrics(
+    rewards_PK: np.ndarray, stats: GroupStats, judged: Judged, rollout: Rollouts
+) -> dict[str, float]:
     """Reward statistics of one batch; samples without a verdict count in no mean."""
-    valid = judged.valid_PK
-    kept = rewards_PK[valid]
-    groups = [row[ok] for row, ok in zip(rewards_PK, valid, strict=True) if ok.sum() > 1]
+    kept = rewards_PK[judged.valid_PK]
+    groups = np.asarray(stats.count_P) > 1
+    mixed = np.asarray(stats.variance_P)[groups] > 0
     nan = float("nan")
     truncated = [sample.truncated for group in rollout.samples for sample in group]
     return {
         "reward_mean": float(kept.mean()) if kept.size else nan,
         "reward_std": float(kept.std()) if kept.size else nan,
-        "mixed_share": float(np.mean([g.std() > 0 for g in groups])) if groups else nan,
+        "mixed_share": float(mixed.mean()) if mixed.size else nan,
         "malformed_share": float(judged.malformed_PK.mean()),
         "truncated_share": float(np.mean(truncated)),
         "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),

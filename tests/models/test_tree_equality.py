@@ -1,0 +1,159 @@
+"""One token tree gives the log-probs, losses and gradients of one causal row per sample."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pivotrl_jax.models import ModelConfig, Params, init
+from pivotrl_jax.models.presets import (
+    LLAMA_3_2_1B,
+    QWEN_2_5_0_5B,
+    QWEN_3_0_6B,
+    SMOLLM2_135M,
+    shrink,
+)
+from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss
+from pivotrl_jax.training import token_logprobs
+from pivotrl_jax.trees import TokenTree, build_row, stack
+
+# More than one query block of attention. Both layouts have the same shapes, so that one
+# compilation serves both; whole rows of padding fill the tree's.
+TOKENS, VOCAB = 320, 64
+# (start, length) of every sample: several pivots, mixed depths, actions of one token, the first
+# and the last token of a trunk as pivots.
+TRUNKS = {
+    240: [(240, 9), (240, 1), (200, 12), (200, 7), (31, 5), (2, 1), (1, 6)],
+    90: [(90, 1), (17, 14), (17, 3), (16, 8)],
+}
+WIDTH = 48  # of the list of a row's scored tokens
+SETTINGS = PolicySettings(kl_coef=0.1, aggregation="sequence")
+SAMPLES = 7
+
+
+class Layout(NamedTuple):
+    """The same samples, as rows of either layout; `of` numbers them all."""
+
+    tree: TokenTree
+    index: np.ndarray
+    weight: np.ndarray
+    sample: np.ndarray
+    of: np.ndarray  # number of every scored token among all tokens of all samples
+
+
+def small(cfg: ModelConfig) -> ModelConfig:
+    return shrink(cfg, vocab=VOCAB, width=32, layers=2, kv_heads=2, head_dim=16, ffn=48)
+
+
+CONFIGS = [small(c) for c in (SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B)]
+
+
+def pad(parts: list[np.ndarray], width: int) -> np.ndarray:
+    return np.stack([np.pad(part, (0, width - len(part))) for part in parts])
+
+
+def layouts() -> tuple[Layout, Layout, int]:
+    """The tree, the flat rows and the number of scored tokens."""
+    rng = np.random.default_rng(0)
+    trees, flat, number = [], [], 0
+    for length, shape in TRUNKS.items():
+        trunk = rng.integers(VOCAB, size=length)
+        branches = [(start, rng.integers(VOCAB, size=n)) for start, n in shape]
+        sizes = [n for _, n in shape]
+        total = sum(sizes)
+        trees.append(
+            (
+                build_row(trunk, branches, TOKENS),
+                length + np.arange(total),
+                np.repeat(np.arange(len(shape)), sizes),
+                number + np.arange(total),
+            )
+        )
+        for start, own in branches:
+            row = build_row(np.concatenate([trunk[:start], own]), [], TOKENS)
+            n = len(own)
+            flat.append((row, start + np.arange(n), np.zeros(n, int), number + np.arange(n)))
+            number += n
+    nothing = np.zeros(0, int)
+    empty = [(build_row(nothing, [], TOKENS), nothing, nothing, nothing)]
+    return join(trees + empty * (len(flat) - len(trees))), join(flat), number
+
+
+def join(rows: list[tuple]) -> Layout:
+    trees, index, sample, of = zip(*rows, strict=True)
+    weight = [np.ones(len(own), np.float32) for own in index]
+    return Layout(stack(trees), *(pad(list(x), WIDTH) for x in (index, weight, sample, of)))
+
+
+TREES, ROWS, COUNT = layouts()
+
+
+def parameters(cfg: ModelConfig) -> Params:
+    """Norms and biases differ from their initial ones and zeros too: no feature drops out."""
+    params = init(jax.random.key(0), cfg)
+    noise = init(jax.random.key(1), cfg)
+    return jax.tree.map(lambda x, y: x + 0.1 * (1 + jnp.flip(x)) * y, params, noise)
+
+
+# Every program runs twice: compiling it well would take longer than running it.
+@partial(
+    jax.jit,
+    static_argnames=("cfg", "remat"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+def loss_and_gradients(
+    params: Params, cfg: ModelConfig, layout: Layout, remat: str
+) -> tuple[tuple[jax.Array, jax.Array], Params]:
+    """The policy loss, the log-prob of every scored token, and the gradients."""
+    rng = np.random.default_rng(1)
+    advantage = jnp.asarray(rng.normal(size=COUNT), jnp.float32)[layout.of]
+    drift, gap = jnp.asarray(rng.normal(size=(2, COUNT)) * 0.1, jnp.float32)[:, layout.of]
+    count = loss_count(layout.weight, layout.sample, SETTINGS.aggregation, SAMPLES)
+
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        logp = token_logprobs(params, cfg, layout.tree, layout.index, remat=remat).logp_T
+        fixed = jax.lax.stop_gradient(logp)
+        value, _ = policy_loss(
+            logp, fixed + drift, fixed + gap, advantage, layout.weight, layout.sample,
+            count, SETTINGS, SAMPLES,
+        )  # fmt: skip
+        return value, logp
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def deviation(ours: jax.Array, theirs: jax.Array) -> float:
+    return float(jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs))
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("cfg", CONFIGS, ids=lambda cfg: cfg.name)
+def test_tree_equals_flat_rows(cfg, remat):
+    params = parameters(cfg)
+    with jax.default_matmul_precision("highest"):
+        (loss, logp), grads = loss_and_gradients(params, cfg, TREES, remat)
+        (flat_loss, flat_logp), flat_grads = loss_and_gradients(params, cfg, ROWS, remat)
+    assert loss == pytest.approx(float(flat_loss), rel=1e-5)
+    by_token, flat_by_token = np.zeros((2, COUNT))
+    for layout, values, out in ((TREES, logp, by_token), (ROWS, flat_logp, flat_by_token)):
+        valid = layout.weight > 0
+        out[layout.of[valid]] = np.asarray(values)[valid]
+    np.testing.assert_allclose(by_token, flat_by_token, rtol=1e-5)
+    far = jax.tree.map(deviation, grads, flat_grads)
+    assert max(jax.tree.leaves(far)) < 1e-5, far
+    assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(flat_grads)) > 1e-4
+
+
+def test_the_comparison_notices_one_token_seen_too_many():
+    """A sample that sees one token of its trunk beyond its pivot."""
+    cfg, params = CONFIGS[0], parameters(CONFIGS[0])
+    leak = (TREES.tree.segments == 3) & (TREES.tree.prefix == 200)
+    leaky = TREES._replace(tree=TREES.tree.replace(prefix=TREES.tree.prefix + leak))
+    with jax.default_matmul_precision("highest"):
+        (_, logp), grads = loss_and_gradients(params, cfg, TREES, "dots")
+        (_, leaked), leaked_grads = loss_and_gradients(params, cfg, leaky, "dots")
+    assert deviation(leaked, logp) > 1e-4
+    assert min(jax.tree.leaves(jax.tree.map(deviation, leaked_grads, grads))) > 1e-4

@@ -1,0 +1,37 @@
+"""A tiny policy, trunks and requests whose samples end in every possible way."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from pivotrl_jax.models import ModelConfig, Params, init
+from pivotrl_jax.sampling import Request
+
+
+@pytest.fixture(scope="session")
+def cfg(tiny_cfg: ModelConfig) -> ModelConfig:
+    """So few tokens that about half of all samples draw the end of turn before the cap."""
+    return dataclasses.replace(tiny_cfg, vocab=16)
+
+
+@pytest.fixture(scope="session")
+def params(cfg: ModelConfig) -> Params:
+    return init(jax.random.key(1), cfg)
+
+
+@pytest.fixture(scope="session")
+def trunks(cfg: ModelConfig) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, cfg.vocab, n).astype(np.int32) for n in (21, 9, 14)]
+
+
+@pytest.fixture(scope="session")
+def requests() -> list[list[Request]]:
+    """Three samples of several turns per trunk; the middle trunk has none."""
+    starts = [(21, 1, 8), (), (14, 5)]
+    return [
+        [Request(start, 2**31 + 100 * row + start, k) for start in own for k in range(3)]
+        for row, own in enumerate(starts)
+    ]

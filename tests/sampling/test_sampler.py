@@ -1,0 +1,164 @@
+"""The engine against a sampler that recomputes everything for every token."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pivotrl_jax.models import ModelConfig, Params, logits
+from pivotrl_jax.parallel import MeshSettings, make_mesh
+from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, draw, sample
+from pivotrl_jax.training import token_logprobs
+from pivotrl_jax.trees import build_row
+
+EOT = 3
+CAP = 10
+PLAIN = SamplingSettings(max_tokens=CAP)
+ENGINE = EngineSettings(rows=3, slots=4, chunk=4, row_multiple=16)
+KEY = jax.random.key(11)
+
+
+@partial(jax.jit, static_argnames=("cfg", "settings"))
+def next_token(
+    params: Params,
+    cfg: ModelConfig,
+    tokens_T: jax.Array,
+    length: int,
+    request: tuple[int, int],
+    settings: SamplingSettings,
+    step: int,
+) -> tuple[jax.Array, ...]:
+    key = KEY
+    for part in (*request, step):
+        key = jax.random.fold_in(key, part)
+    z_V = logits(params, cfg, tokens_T[None])[0, length - 1]
+    return draw(key[None], z_V[None], settings)
+
+
+def naive(
+    params: Params, cfg: ModelConfig, trunk: np.ndarray, request: Request, how: SamplingSettings
+) -> Sample:
+    """One sample, token by token, the whole sequence through the model for each."""
+    sequence = np.zeros(32, np.int32)
+    sequence[: request.start] = trunk[: request.start]
+    drawn: list[tuple[int, float, float]] = []
+    while len(drawn) < how.max_tokens and not (drawn and drawn[-1][0] == EOT):
+        ids = (np.uint32(request.candidate), request.sample)
+        out = next_token(
+            params, cfg, sequence, request.start + len(drawn), ids, how, len(drawn)
+        )
+        token, behaviour, plain = (x[0].item() for x in out)
+        sequence[request.start + len(drawn)] = token
+        drawn.append((token, behaviour, plain))
+    tokens, behaviours, plains = zip(*drawn, strict=True)
+    return Sample(
+        np.array(tokens), np.array(behaviours), np.array(plains), truncated=tokens[-1] != EOT
+    )
+
+
+@pytest.fixture(scope="module")
+def serve(cfg, params, trunks):
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+
+    def serve(requests, engine=ENGINE, how=PLAIN, trunks=trunks) -> list[list[Sample]]:
+        return sample(params, cfg, trunks, requests, KEY, EOT, how, engine, mesh)
+
+    return serve
+
+
+@pytest.fixture(scope="module")
+def served(serve, requests) -> list[list[Sample]]:
+    return serve(requests)
+
+
+def assert_same(ours: list[list[Sample]], theirs: list[list[Sample]]) -> None:
+    for own, other in zip(ours, theirs, strict=True):
+        for a, b in zip(own, other, strict=True):
+            np.testing.assert_array_equal(a.tokens, b.tokens)
+            np.testing.assert_allclose(a.behaviour, b.behaviour, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(a.plain, b.plain, rtol=1e-5, atol=1e-5)
+            assert a.truncated == b.truncated
+
+
+HOT = SamplingSettings(temperature=1.3, top_k=9, top_p=0.8, max_tokens=CAP)
+
+
+@pytest.mark.parametrize("how", [PLAIN, HOT], ids=["plain", "truncated"])
+def test_the_engine_equals_the_naive_sampler(serve, cfg, params, trunks, requests, how):
+    expected = [
+        [naive(params, cfg, trunk, request, how) for request in own]
+        for trunk, own in zip(trunks, requests, strict=True)
+    ]
+    assert_same(serve(requests, how=how), expected)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        EngineSettings(rows=3, slots=1, chunk=3, row_multiple=16),  # far more requests than slots
+        EngineSettings(rows=5, slots=16, chunk=32, row_multiple=64),  # far fewer
+    ],
+    ids=["scarce", "ample"],
+)
+def test_samples_do_not_depend_on_the_engine(serve, served, requests, engine):
+    assert_same(serve(requests, engine), served)
+
+
+def test_samples_do_not_depend_on_their_neighbours(serve, served, trunks, requests):
+    backwards = serve([own[::-1] for own in requests[::-1]], trunks=trunks[::-1])
+    assert_same([own[::-1] for own in backwards[::-1]], served)
+    alone = serve([requests[2][4:5]], trunks=trunks[2:])
+    assert_same(alone, [served[2][4:5]])
+
+
+def test_what_follows_a_turn_does_not_matter(serve, served, trunks, requests):
+    other = [trunk.copy() for trunk in trunks]
+    other[0][8:] = 5
+    early = [r for r in requests[0] if r.start <= 8]
+    late = [r for r in requests[0] if r.start > 8]
+    again = serve([early + late], trunks=other[:1])[0]
+    assert_same([again[: len(early)]], [served[0][3:]])
+    assert any(
+        a.tokens.tolist() != b.tokens.tolist()
+        for a, b in zip(again[len(early) :], served[0][:3], strict=True)
+    )
+
+
+def test_a_sample_ends_at_the_end_of_turn_or_at_the_cap(served):
+    samples = [s for own in served for s in own]
+    for s in samples:
+        assert (s.tokens[:-1] != EOT).all()
+        assert s.truncated == (s.tokens[-1] != EOT)
+        assert len(s.tokens) == CAP if s.truncated else len(s.tokens) <= CAP
+        assert len(s.tokens) == len(s.behaviour) == len(s.plain)
+    # Otherwise one of the two endings went untested.
+    assert 0 < sum(s.truncated for s in samples) < len(samples)
+
+
+def test_every_request_has_its_own_draws(serve, served, requests):
+    different = {tuple(s.tokens) for own in served for s in own}
+    assert len(different) > 0.8 * sum(map(len, requests))
+    renamed = [[dataclasses.replace(r, candidate=r.candidate + 1) for r in own] for own in requests]
+    assert {tuple(s.tokens) for own in serve(renamed) for s in own} != different
+
+
+def test_plain_log_probs_are_those_that_training_recomputes(cfg, params, trunks, requests, served):
+    for trunk, own, group in zip(trunks, requests, served, strict=True):
+        if not own:
+            continue
+        branches = [(r.start, s.tokens) for r, s in zip(own, group, strict=True)]
+        tree = build_row(trunk, branches, 128)
+        index = np.arange(len(trunk), 112)[None]
+        scores = jax.jit(token_logprobs, static_argnums=1)(params, cfg, tree, jnp.asarray(index))
+        drawn = np.concatenate([s.plain for s in group])
+        np.testing.assert_allclose(scores.logp_T[0, : len(drawn)], drawn, rtol=1e-5, atol=1e-5)
+        behaviour = np.concatenate([s.behaviour for s in group])
+        np.testing.assert_allclose(drawn, behaviour, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_to_do(serve, trunks):
+    assert serve([[], [], []]) == [[], [], []]
+    assert serve([], trunks=[]) == []

@@ -1,0 +1,93 @@
+"""Batches of real text, one token per byte, for the tiny policy."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
+from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
+from pivotrl_jax.pivots import Rollouts, Row, Turn
+from pivotrl_jax.sampling import Sample
+from pivotrl_jax.training import PolicyBatch, SupervisedBatch, policy_batch, supervised_batch
+from pivotrl_jax.trajectories import Action
+
+DIALOGUE = Path(__file__).parent.parent / "text" / "data" / "mini_swe_agent.json"
+MULTIPLE = 32
+
+
+@pytest.fixture(scope="session")
+def trunks() -> list[np.ndarray]:
+    """The heads of four messages of a real dialogue."""
+    messages = json.loads(DIALOGUE.read_text(encoding="utf-8"))["messages"]
+    texts = [m["content"].encode()[: 50 + 9 * i] for i, m in enumerate(messages[:4])]
+    return [np.frombuffer(text, np.uint8).astype(np.int32) for text in texts]
+
+
+@pytest.fixture(scope="session")
+def examples(trunks) -> list[tuple[np.ndarray, list[tuple[int, int]]]]:
+    """Two action spans per trunk, of other lengths in every one."""
+    return [(t, [(5 + i, 9 + 2 * i), (30, 40 + i)]) for i, t in enumerate(trunks)]
+
+
+@pytest.fixture(scope="session")
+def rows(trunks) -> list[Row]:
+    """Two turns on each trunk but the last, which has one."""
+    starts = [(12, 40), (30, 55), (1, 60), (25,)]
+    return [
+        (i, [Turn(f"{i}.{s}", str(i), "swe", s, i, s, s + 4, Action()) for s in own])
+        for i, own in enumerate(starts)
+    ]
+
+
+@pytest.fixture(scope="session")
+def rollout(rows) -> Rollouts:
+    """Three samples per turn, of 1 to 6 tokens; log-probs near those of a uniform policy."""
+    rng = np.random.default_rng(0)
+
+    def one() -> Sample:
+        n = rng.integers(1, 7)
+        logp = np.log(1 / 256) + rng.normal(0, 0.5, n).astype(np.float32)
+        return Sample(rng.integers(256, size=n), logp, logp - 1, truncated=False)
+
+    turns = [turn for _, part in rows for turn in part]
+    return Rollouts(turns, [[one() for _ in range(3)] for _ in turns])
+
+
+@pytest.fixture(scope="session")
+def advantage_PK(rollout) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(len(rollout.turns), 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def make_supervised(examples):
+    def make(micro_rows: int) -> SupervisedBatch:
+        return supervised_batch(examples, micro_rows=micro_rows, multiple=MULTIPLE)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_policy(rows, trunks, rollout, advantage_PK):
+    def make(micro_rows: int, scale: float = 1.0) -> PolicyBatch:
+        return policy_batch(
+            rows, trunks, rollout, scale * advantage_PK, np.ones_like(advantage_PK),
+            micro_rows=micro_rows, multiple=MULTIPLE,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def place(tiny_cfg: ModelConfig, tiny_params: Params):
+    """A mesh of the given sizes and a copy of the tiny policy on it."""
+
+    def place(*sizes: int) -> tuple[jax.sharding.Mesh, Params]:
+        mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: np.prod(sizes)])
+        layout = shardings(shapes(tiny_cfg), logical_axes(tiny_cfg), mesh)
+        host = jax.device_get(tiny_params)
+        return mesh, jax.tree.map(lambda x, s: jax.device_put(x.copy(), s), host, layout)
+
+    return place

@@ -1,0 +1,118 @@
+"""Trees against a brute-force definition: every token's own sequence, spelt out."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pivotrl_jax.trees import PADDING, TokenTree, build_row, causal, chunks, round_up, stack, visible
+
+SIZE = 48
+Branches = list[tuple[int, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Trunk length, and (start, length) of every branch; the rest of SIZE is padding."""
+
+    trunk: int
+    branches: tuple[tuple[int, int], ...]
+
+    def row(self) -> tuple[np.ndarray, Branches]:
+        rng = np.random.default_rng(self.trunk)
+        draw = lambda n: rng.integers(1, 1000, n).astype(np.int32)  # noqa: E731
+        return draw(self.trunk), [(start, draw(n)) for start, n in self.branches]
+
+    def sequences(self) -> list[list[int]]:
+        """Row indices of the trunk, then of every branch's whole sequence."""
+        found, at = [list(range(self.trunk))], self.trunk
+        for start, n in self.branches:
+            found.append([*range(start), *range(at, at + n)])
+            at += n
+        return found
+
+
+@st.composite
+def tree_shapes(draw: st.DrawFn) -> Shape:
+    trunk = draw(st.integers(1, 16))
+    starts = draw(st.lists(st.integers(1, trunk), max_size=4))
+    # Several samples of one pivot leave the trunk at the same token.
+    branches = [(s, draw(st.integers(0, 4))) for s in starts for _ in range(draw(st.integers(1, 2)))]
+    return Shape(trunk, tuple(branches))
+
+
+def brute_force(shape: Shape) -> np.ndarray:
+    mask = np.eye(SIZE, dtype=bool)
+    for sequence in shape.sequences():
+        for place, token in enumerate(sequence):
+            mask[token, sequence[: place + 1]] = True
+    return mask
+
+
+@jax.jit
+def masks(tree: TokenTree) -> tuple[jax.Array, jax.Array]:
+    everything = slice(0, SIZE)
+    return visible(tree, everything, everything), visible(tree, slice(16, 32), slice(0, 32))
+
+
+@settings(deadline=None)
+@given(st.lists(tree_shapes(), min_size=2, max_size=2))
+def test_a_token_sees_its_own_sequence_up_to_itself(forest):
+    tree = stack([build_row(*shape.row(), SIZE) for shape in forest])
+    whole, block = masks(tree)
+    expected = np.stack([brute_force(shape) for shape in forest])
+    np.testing.assert_array_equal(whole, expected)
+    np.testing.assert_array_equal(block, expected[:, 16:32, :32])
+
+
+@settings(deadline=None)
+@given(tree_shapes())
+def test_every_field_follows_from_the_sequences(shape):
+    trunk, branches = shape.row()
+    tree = jax.tree.map(lambda x: x[0], build_row(trunk, branches, SIZE))
+    wanted = [trunk, *(np.concatenate([trunk[:start], own]) for start, own in branches)]
+    for number, (sequence, tokens) in enumerate(zip(shape.sequences(), wanted, strict=True)):
+        np.testing.assert_array_equal(tree.tokens[sequence], tokens)
+        np.testing.assert_array_equal(tree.positions[sequence], np.arange(len(sequence)))
+        np.testing.assert_array_equal(tree.parents[sequence[1:]], sequence[:-1])
+        own = sequence[shape.branches[number - 1][0] if number else 0 :]
+        assert (tree.segments[own] == number).all()
+    used = shape.trunk + sum(n for _, n in shape.branches)
+    assert (tree.segments[used:] == PADDING).all()
+    assert (tree.segments[:used] != PADDING).all()
+
+
+def test_a_causal_row_is_a_trunk_without_branches():
+    tokens = np.arange(5, 5 + SIZE, dtype=np.int32)
+    for field, other in zip(
+        jax.tree.leaves(causal(tokens[None])),
+        jax.tree.leaves(build_row(tokens, [], SIZE)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(field, other)
+
+
+def test_a_causal_row_may_live_on_a_device():
+    tokens = np.arange(6, dtype=np.int32)[None]
+    on_device = jax.jit(causal)(tokens)
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(on_device))
+    jax.tree.map(np.testing.assert_array_equal, on_device, causal(tokens))
+
+
+def test_tokens_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="a tree of 9 tokens does not fit a row of 8"):
+        build_row(np.zeros(6, np.int32), [(2, np.zeros(3, np.int32))], 8)
+
+
+@pytest.mark.parametrize("start", [0, 7, -1])
+def test_a_branch_starts_on_the_trunk(start):
+    with pytest.raises(ValueError, match=f"branch 2 starts at {start} of a trunk of 6 tokens"):
+        build_row(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))], 8)
+
+
+def test_sizes():
+    assert [round_up(n, 8) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
+    assert chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
