@@ -110,7 +110,7 @@ def _render(run: Run, trajectory: Trajectory) -> Rendering:
         run.fmt,
         Clip(text.clip_observation, text.clip_task),
         text.trunk_tokens,
-        RenderSettings(text.tool_role, text.reasoning),  # type: ignore[arg-type]
+        RenderSettings(text.tool_role, text.reasoning),
     )
 
 

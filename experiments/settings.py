@@ -10,6 +10,7 @@ import ml_collections
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.objectives import PolicySettings, Recipe
+from pivotrl_jax.objectives.names import require
 from pivotrl_jax.parallel import MeshSettings
 from pivotrl_jax.pivots import SelectionSettings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
@@ -37,11 +38,11 @@ class TextSettings:
     """
 
     action_format: str
-    tool_role: str
+    tool_role: Literal["tool", "user"]
     trunk_tokens: int
     clip_observation: int | None
     clip_task: int | None
-    reasoning: str = "drop"
+    reasoning: Literal["keep", "drop"] = "drop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,8 @@ def to_config(settings: Any) -> ml_collections.ConfigDict:
 def from_config(cls: type[Settings_], config: Any, path: str = "config") -> Settings_:
     """The frozen dataclass that `config` describes.
 
-    Raises UserError for an unknown field (with the nearest valid one) and for a missing one.
+    Raises UserError for an unknown field (with the nearest valid one), for a missing one and for
+    a value that a `Literal` field does not list.
     """
     types = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -141,6 +143,8 @@ def from_config(cls: type[Settings_], config: Any, path: str = "config") -> Sett
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             values[name] = from_config(kind, value, f"{path}.{name}")
         else:
+            if typing.get_origin(kind) is Literal:
+                require(f"{path}.{name}", value, typing.get_args(kind))
             values[name] = value
     return cls(**values)
 

@@ -260,21 +260,22 @@ def _train(
     restored = checkpointer.latest()
     if restored is not None:
         state = checkpointer.restore(state, data)
-    with (
-        MetricWriter(directory, restored, run.settings.wandb_project) as writer,
-        Progress(name, steps, "steps", initial=restored or 0) as bar,
-    ):
-        state = run_steps(
-            step,
-            state,
-            steps=steps,
-            data=data,
-            checkpointer=checkpointer,
-            save_every=save_every,
-            writer=writer,
-            bar=bar,
-            note=note,
-        )
+    if restored != steps:
+        with (
+            MetricWriter(directory, restored, run.settings.wandb_project) as writer,
+            Progress(name, steps, "steps", initial=restored or 0) as bar,
+        ):
+            state = run_steps(
+                step,
+                state,
+                steps=steps,
+                data=data,
+                checkpointer=checkpointer,
+                save_every=save_every,
+                writer=writer,
+                bar=bar,
+                note=note,
+            )
     checkpointer.close()
     return state
 

@@ -63,7 +63,7 @@ def laptop() -> Settings:
         ),
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
-        engine=EngineSettings(rows=2, slots=32),
+        engine=EngineSettings(rows=4, slots=16),
         reward=RewardSettings(verifier="command", recipe=SAME_TARGET),
         sft=SftSettings(
             rows=4,

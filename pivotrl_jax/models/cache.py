@@ -57,6 +57,16 @@ def prefill(
     return rms_norm(x, params.final_norm, cfg.norm_eps), unstack(stacked, cfg.layers)
 
 
+def trunk_cache(cfg: ModelConfig, rows: int, length: int) -> Cache:
+    """Room for the keys and values of trunks of `length` tokens."""
+    shape = (rows, cfg.kv_heads, length, cfg.head_dim)
+
+    def empty() -> jax.Array:
+        return constrain(jnp.zeros(shape, cfg.dtype), "rows", "kv_heads", None, None)
+
+    return [LayerCache(empty(), empty()) for _ in range(cfg.layers)]
+
+
 def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache:
     """Empty caches for `size` tokens of every branch."""
     shape = (rows, branches, cfg.kv_heads, size, cfg.head_dim)

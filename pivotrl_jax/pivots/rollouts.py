@@ -81,19 +81,18 @@ def rollouts(
     engine: EngineSettings,
     mesh: Mesh,
 ) -> Iterator[Rollouts]:
-    """`samples` actions at every turn of `rows`, `engine.rows` trunks at a time.
+    """`samples` actions at every turn of `rows`, one `Rollouts` a row, in the order they end.
 
     The draws of a turn depend on `key`, its id and the sample's number, not on the batch.
     """
-    for batch in chunks(rows, engine.rows):
-        requests = [
-            [Request(t.start, zlib.crc32(t.id.encode()), k) for t in part for k in range(samples)]
-            for _, part in batch
-        ]
-        histories = [trunks[trunk] for trunk, _ in batch]
-        out = sample(params, cfg, histories, requests, key, tokenizer.eot, sampling, engine, mesh)
-        turns = [turn for _, part in batch for turn in part]
-        yield Rollouts(turns, [group for own in out for group in chunks(own, samples)])
+    requests = [
+        [Request(t.start, zlib.crc32(t.id.encode()), k) for t in part for k in range(samples)]
+        for _, part in rows
+    ]
+    histories = [trunks[trunk] for trunk, _ in rows]
+    served = sample(params, cfg, histories, requests, key, tokenizer.eot, sampling, engine, mesh)
+    for number, out in served:
+        yield Rollouts(rows[number][1], chunks(out, samples))
 
 
 def judge(

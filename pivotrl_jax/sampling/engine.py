@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from pivotrl_jax.models.cache import Cache, branch_cache, decode_step, prefill, unstack
+from pivotrl_jax.models.cache import (
+    Cache,
+    branch_cache,
+    decode_step,
+    prefill,
+    trunk_cache,
+    unstack,
+)
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import Params, head
 from pivotrl_jax.parallel.sharding import constrain
@@ -51,29 +58,44 @@ class Refill:
     keys_RB: PRNGKeyArray
 
 
-@partial(jax.jit, static_argnames=("cfg", "settings", "branches"))
-def load_trunks(
-    params: Params,
-    cfg: ModelConfig,
-    trunks_RL: Int[Array, "R L"],
-    settings: SamplingSettings,
-    branches: int,
+@partial(jax.jit, static_argnames=("cfg", "settings", "shape", "length"))
+def idle_slots(
+    cfg: ModelConfig, settings: SamplingSettings, shape: tuple[int, int], length: int
 ) -> Slots:
-    """Prefills R trunks; all slots are idle."""
-    with jax.named_scope("prefill"):
-        hidden_RLD, trunk = prefill(params, cfg, trunks_RL)
-    shape = (trunks_RL.shape[0], branches)
+    """R rows of B slots (`shape`) with room for trunks of `length` tokens; nothing runs."""
+    rows = shape[0]
     zeros = jnp.zeros((*shape, settings.max_tokens), jnp.float32)
     return Slots(
-        trunk=trunk,
-        trunk_hidden_RLD=hidden_RLD,
+        trunk=trunk_cache(cfg, rows, length),
+        trunk_hidden_RLD=constrain(
+            jnp.zeros((rows, length, cfg.width), cfg.dtype), "rows", None, None
+        ),
         own=branch_cache(cfg, *shape, settings.max_tokens),
         drawn=Drawn(zeros.astype(jnp.int32), zeros, zeros),
         start_RB=jnp.zeros(shape, jnp.int32),
         length_RB=jnp.zeros(shape, jnp.int32),
         running_RB=jnp.zeros(shape, bool),
-        hidden_RBD=jnp.zeros((*shape, cfg.width), hidden_RLD.dtype),
+        hidden_RBD=jnp.zeros((*shape, cfg.width), cfg.dtype),
         keys_RB=jnp.broadcast_to(jax.random.key(0), shape),
+    )
+
+
+@partial(jax.jit, static_argnames="cfg", donate_argnames="slots")
+def load_trunks(
+    params: Params,
+    cfg: ModelConfig,
+    slots: Slots,
+    trunks_QL: Int[Array, "Q L"],
+    rows_Q: Int[Array, "Q"],
+) -> Slots:
+    """Prefills Q trunks into the rows `rows_Q`; a row number beyond R is dropped."""
+    with jax.named_scope("prefill"):
+        hidden_QLD, trunk = prefill(params, cfg, trunks_QL)
+    put = lambda old, new: old.at[rows_Q].set(new, mode="drop")  # noqa: E731
+    return dataclasses.replace(
+        slots,
+        trunk=jax.tree.map(put, slots.trunk, trunk),
+        trunk_hidden_RLD=put(slots.trunk_hidden_RLD, hidden_QLD),
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.parallel import rows as row_sharding
-from pivotrl_jax.sampling.engine import Refill, Slots, advance, load_trunks, sample_keys
+from pivotrl_jax.sampling.engine import Refill, Slots, advance, idle_slots, load_trunks, sample_keys
 from pivotrl_jax.sampling.tokens import SamplingSettings
-from pivotrl_jax.trees import round_up
+from pivotrl_jax.trees import chunks, round_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,24 @@ class EngineSettings:
     row_multiple: int = 512
 
 
+class _Row:
+    """One row of the engine: the trunk it serves, what waits for a slot, what is done."""
+
+    def __init__(self) -> None:
+        self.trunk = -1  # idle
+        self.waiting: deque[tuple[int, Request]] = deque()
+        self.in_slot: dict[int, int] = {}  # slot to number of the request
+        self.done: dict[int, Sample] = {}
+
+    def serve(self, trunk: int, requests: Sequence[Request]) -> None:
+        self.trunk, self.done = trunk, {}
+        self.waiting = deque(enumerate(requests))
+
+    @property
+    def finished(self) -> bool:
+        return self.trunk >= 0 and not self.waiting and not self.in_slot
+
+
 def sample(
     params: Params,
     cfg: ModelConfig,
@@ -60,62 +78,88 @@ def sample(
     sampling: SamplingSettings,
     engine: EngineSettings,
     mesh: Mesh,
-) -> list[list[Sample]]:
-    """Serves the requests of at most `engine.rows` trunks; results in the order of `requests`.
+) -> Iterator[tuple[int, list[Sample]]]:
+    """Serves the requests of every trunk; yields (number of the trunk, its samples) as they end.
 
-    Each trunk is prefilled once for all its requests. A trunk's free slots take its next requests
-    between chunks, so that short samples do not wait for long ones.
+    A trunk is prefilled once for all its requests. Between chunks of decoding, free slots take the
+    next requests of their trunk, and finished rows the next trunk, so that short samples do not
+    wait for long ones.
     """
-    longest = max((r.start for own in requests for r in own), default=1)
-    trunks_RL = np.zeros((engine.rows, round_up(longest, engine.row_multiple)), np.int32)
-    for row, trunk in enumerate(trunks):
-        trunks_RL[row, : min(len(trunk), longest)] = trunk[:longest]
-    slots = load_trunks(params, cfg, _put(trunks_RL, mesh), sampling, engine.slots)
-    queues = [deque(enumerate(own)) for own in requests]
-    done: list[dict[int, Sample]] = [{} for _ in requests]
-    owner: dict[tuple[int, int], int] = {}
-    while owner or any(queues):
-        refill = _next(queues, owner, key, engine, mesh)
+    length = round_up(
+        max((r.start for own in requests for r in own), default=1), engine.row_multiple
+    )
+    slots = idle_slots(cfg, sampling, (engine.rows, engine.slots), length)
+    rows = [_Row() for _ in range(engine.rows)]
+    pending = deque(range(len(requests)))
+    while pending or any(row.trunk >= 0 for row in rows):
+        for numbers, places in _assign(rows, pending, requests, mesh):
+            tokens_QL = np.stack([_padded(trunks, number, length) for number in numbers])
+            slots = load_trunks(params, cfg, slots, _put(tokens_QL, mesh), _put(places, mesh))
+        refill = _next(rows, key, engine, mesh)
         slots = advance(params, cfg, slots, refill, sampling, eot, engine.chunk)
-        _harvest(slots, owner, done, eot)
-    return [[own[i] for i in range(len(own))] for own in done]
+        _harvest(slots, rows, eot)
+        for row in rows:
+            if row.finished:
+                yield row.trunk, [row.done[i] for i in range(len(row.done))]
+                row.trunk = -1
 
 
-def _next(
-    queues: list[deque[tuple[int, Request]]],
-    owner: dict[tuple[int, int], int],
-    key: PRNGKeyArray,
-    engine: EngineSettings,
+def _assign(
+    rows: Sequence[_Row],
+    pending: deque[int],
+    requests: Sequence[Sequence[Request]],
     mesh: Mesh,
-) -> Refill:
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Gives idle rows the next trunks: batches of (trunk numbers, rows) to prefill together.
+
+    A batch has one trunk for every device along data and fsdp; missing ones go to a row that does
+    not exist.
+    """
+    size = mesh.shape["data"] * mesh.shape["fsdp"]
+    idle = [index for index, row in enumerate(rows) if row.trunk < 0]
+    for places in chunks(idle[: len(pending)], size):
+        numbers = [pending.popleft() for _ in places]
+        for place, number in zip(places, numbers, strict=True):
+            rows[place].serve(number, requests[number])
+        missing = size - len(places)
+        padded = np.array([*places, *[len(rows)] * missing], np.int32)
+        yield numbers + numbers[:1] * missing, padded
+
+
+def _padded(trunks: Sequence[np.ndarray], number: int, length: int) -> np.ndarray:
+    out, trunk = np.zeros(length, np.int32), trunks[number][:length]
+    out[: len(trunk)] = trunk
+    return out
+
+
+def _next(rows: Sequence[_Row], key: PRNGKeyArray, engine: EngineSettings, mesh: Mesh) -> Refill:
     """Gives every free slot the next request of its trunk, and notes whose it is now."""
     shape = (engine.rows, engine.slots)
     fresh, start = np.zeros(shape, bool), np.zeros(shape, np.int32)
     candidate, number = np.zeros(shape, np.uint32), np.zeros(shape, np.int32)
-    for row, queue in enumerate(queues):
+    for place, row in enumerate(rows):
         for slot in range(engine.slots):
-            if queue and (row, slot) not in owner:
-                owner[row, slot], request = queue.popleft()
-                fresh[row, slot], start[row, slot] = True, request.start
-                candidate[row, slot], number[row, slot] = request.candidate, request.sample
+            if row.waiting and slot not in row.in_slot:
+                row.in_slot[slot], request = row.waiting.popleft()
+                fresh[place, slot], start[place, slot] = True, request.start
+                candidate[place, slot], number[place, slot] = request.candidate, request.sample
     keys = sample_keys(key, _put(candidate, mesh), _put(number, mesh))
     return Refill(_put(fresh, mesh), _put(start, mesh), keys)
 
 
-def _harvest(
-    slots: Slots, owner: dict[tuple[int, int], int], done: list[dict[int, Sample]], eot: int
-) -> None:
-    """Moves the samples of ended slots to `done` and frees the slots."""
+def _harvest(slots: Slots, rows: Sequence[_Row], eot: int) -> None:
+    """Moves the samples of ended slots to their rows' `done` and frees the slots."""
     running, length, drawn = jax.device_get((slots.running_RB, slots.length_RB, slots.drawn))
-    for row, slot in [place for place in owner if not running[place]]:
-        n = length[row, slot]
-        tokens = drawn.tokens_RBS[row, slot, :n].copy()
-        done[row][owner.pop((row, slot))] = Sample(
-            tokens,
-            drawn.behaviour_RBS[row, slot, :n].copy(),
-            drawn.plain_RBS[row, slot, :n].copy(),
-            truncated=bool(tokens[-1] != eot),
-        )
+    for place, row in enumerate(rows):
+        for slot in [slot for slot in row.in_slot if not running[place, slot]]:
+            n = length[place, slot]
+            tokens = drawn.tokens_RBS[place, slot, :n].copy()
+            row.done[row.in_slot.pop(slot)] = Sample(
+                tokens,
+                drawn.behaviour_RBS[place, slot, :n].copy(),
+                drawn.plain_RBS[place, slot, :n].copy(),
+                truncated=bool(tokens[-1] != eot),
+            )
 
 
 def _put(x: Bool[np.ndarray, "..."] | Int[np.ndarray, "..."], mesh: Mesh) -> jax.Array:

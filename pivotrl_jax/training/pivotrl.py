@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from pivotrl_jax.objectives import (
 )
 from pivotrl_jax.parallel import rows as row_sharding
 from pivotrl_jax.pivots import Judged, Rollouts, Row, judge, rollouts
-from pivotrl_jax.sampling import EngineSettings, SamplingSettings
+from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import ActionFormat, Tokenizer
 from pivotrl_jax.training.batches import policy_batch
 from pivotrl_jax.training.optimizer import OptimizerSettings
@@ -99,8 +99,8 @@ def pivot_step(
         state: TrainState, indices: np.ndarray, number: int
     ) -> tuple[TrainState, Mapping[str, float]]:
         began = time.monotonic()
-        chosen = sorted((rows[i] for i in indices), key=lambda row: -len(row[1]))
-        drawn = rollouts(
+        chosen = [rows[i] for i in indices]
+        rollout = sample_all(
             state.params,
             cfg,
             chosen,
@@ -112,7 +112,6 @@ def pivot_step(
             engine,
             mesh,
         )
-        rollout = concatenate(drawn)
         judged = judge(rollout, judging.tokenizer, judging.fmt, judging.verifier, judging.truncated)
         sampled = time.monotonic()
         rewards_PK, stats, advantage_PK = jax.device_get(
@@ -143,12 +142,13 @@ def pivot_step(
     return step
 
 
-def concatenate(parts: Iterable[Rollouts]) -> Rollouts:
-    parts = list(parts)
-    return Rollouts(
-        [turn for part in parts for turn in part.turns],
-        [group for part in parts for group in part.samples],
-    )
+def sample_all(params: Params, cfg: ModelConfig, rows: Sequence[Row], *context: Any) -> Rollouts:
+    """The rollouts of all `rows` together, in their order."""
+    of_turn: dict[str, Sequence[Sample]] = {}
+    for part in rollouts(params, cfg, rows, *context):
+        of_turn |= {turn.id: group for turn, group in zip(part.turns, part.samples, strict=True)}
+    turns = [turn for _, part in rows for turn in part]
+    return Rollouts(turns, [of_turn[turn.id] for turn in turns])
 
 
 def _advantages(

@@ -1,12 +1,17 @@
-"""A work directory of a small run with every artifact, in the schema of the stages."""
+"""A work directory with every artifact, in the schema of the stages; and a small model to run."""
 
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from pivotrl_jax.models import huggingface, init
+from pivotrl_jax.models.presets import shrink
+from pivotrl_jax.models.pretrained import DEFAULT, resolve
 
 K = 8
 CONFIG = {
@@ -218,3 +223,16 @@ def write_run(workdir: Path, candidates: int = 60, steps: int = 50) -> list[dict
 def workdir(tmp_path: Path) -> Path:
     write_run(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 with its tokenizer and vocabulary, but narrow, random and of three layers."""
+    full = resolve(DEFAULT)
+    cfg = shrink(
+        full.cfg, vocab=full.cfg.vocab, width=48, layers=3, kv_heads=1, head_dim=16, ffn=96
+    )
+    directory = tmp_path_factory.mktemp("small_model")
+    params = init(jax.random.key(0), cfg)
+    huggingface.save(directory, params, cfg, full.tokenizer_files, full.tokenizer.eot)
+    return directory

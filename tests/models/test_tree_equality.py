@@ -38,7 +38,7 @@ class Layout(NamedTuple):
     """The same samples, as rows of either layout; `of` numbers them all."""
 
     tree: TokenTree
-    index: np.ndarray
+    scored: np.ndarray
     weight: np.ndarray
     sample: np.ndarray
     of: np.ndarray  # number of every scored token among all tokens of all samples
@@ -114,7 +114,7 @@ def loss_and_gradients(
     count = loss_count(layout.weight, layout.sample, SETTINGS.aggregation, SAMPLES)
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        logp = token_logprobs(params, cfg, layout.tree, layout.index, remat=remat).logp_T
+        logp = token_logprobs(params, cfg, layout.tree, layout.scored, remat=remat).logp_T
         fixed = jax.lax.stop_gradient(logp)
         value, _ = policy_loss(
             logp, fixed + drift, fixed + gap, advantage, layout.weight, layout.sample,

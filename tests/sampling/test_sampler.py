@@ -47,9 +47,7 @@ def naive(
     drawn: list[tuple[int, float, float]] = []
     while len(drawn) < how.max_tokens and not (drawn and drawn[-1][0] == EOT):
         ids = (np.uint32(request.candidate), request.sample)
-        out = next_token(
-            params, cfg, sequence, request.start + len(drawn), ids, how, len(drawn)
-        )
+        out = next_token(params, cfg, sequence, request.start + len(drawn), ids, how, len(drawn))
         token, behaviour, plain = (x[0].item() for x in out)
         sequence[request.start + len(drawn)] = token
         drawn.append((token, behaviour, plain))
@@ -64,7 +62,8 @@ def serve(cfg, params, trunks):
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
 
     def serve(requests, engine=ENGINE, how=PLAIN, trunks=trunks) -> list[list[Sample]]:
-        return sample(params, cfg, trunks, requests, KEY, EOT, how, engine, mesh)
+        ended = dict(sample(params, cfg, trunks, requests, KEY, EOT, how, engine, mesh))
+        return [ended[i] for i in range(len(requests))]
 
     return serve
 
@@ -98,8 +97,9 @@ def test_the_engine_equals_the_naive_sampler(serve, cfg, params, trunks, request
 @pytest.mark.parametrize(
     "engine",
     [
-        EngineSettings(rows=3, slots=1, chunk=3, row_multiple=16),  # far more requests than slots
-        EngineSettings(rows=5, slots=16, chunk=32, row_multiple=64),  # far fewer
+        # Fewer rows than trunks, and far fewer slots than requests.
+        EngineSettings(rows=2, slots=1, chunk=3, row_multiple=16),
+        EngineSettings(rows=5, slots=16, chunk=32, row_multiple=64),
     ],
     ids=["scarce", "ample"],
 )

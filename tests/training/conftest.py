@@ -49,7 +49,7 @@ def rollout(rows) -> Rollouts:
 
     def one() -> Sample:
         n = rng.integers(1, 7)
-        logp = np.log(1 / 256) + rng.normal(0, 0.5, n).astype(np.float32)
+        logp = (np.log(1 / 256) + rng.normal(0, 0.5, n)).astype(np.float32)
         return Sample(rng.integers(256, size=n), logp, logp - 1, truncated=False)
 
     turns = [turn for _, part in rows for turn in part]

@@ -65,9 +65,7 @@ def walk(tokens: np.ndarray, parents: np.ndarray, last: int, count: int) -> list
 
 
 def test_samples_of_weight_0_are_not_in_the_tree(batch, rows, rollout, weight_PK):
-    kept = sum(
-        len(rollout.samples[i][j].tokens) for i, j in np.argwhere(weight_PK > 0)
-    )
+    kept = sum(len(rollout.samples[i][j].tokens) for i, j in np.argwhere(weight_PK > 0))
     histories = sum(max(t.start for t in part) for _, part in rows)
     segments = flat(batch.tree.segments)[: len(rows)]
     assert (segments > 0).sum() == kept == batch.weight.sum()

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pivotrl_jax.trees import PADDING, TokenTree, build_row, causal, chunks, round_up, stack, visible
+from pivotrl_jax.trees import (
+    PADDING,
+    TokenTree,
+    build_row,
+    causal,
+    chunks,
+    round_up,
+    stack,
+    visible,
+)
 
 SIZE = 48
 Branches = list[tuple[int, np.ndarray]]
@@ -40,7 +49,9 @@ def tree_shapes(draw: st.DrawFn) -> Shape:
     trunk = draw(st.integers(1, 16))
     starts = draw(st.lists(st.integers(1, trunk), max_size=4))
     # Several samples of one pivot leave the trunk at the same token.
-    branches = [(s, draw(st.integers(0, 4))) for s in starts for _ in range(draw(st.integers(1, 2)))]
+    branches = [
+        (s, draw(st.integers(0, 4))) for s in starts for _ in range(draw(st.integers(1, 2)))
+    ]
     return Shape(trunk, tuple(branches))
 
 

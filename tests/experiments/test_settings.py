@@ -1,0 +1,145 @@
+"""Settings as a ConfigDict and back, and what the command line may change."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments import run, swe
+from experiments.settings import Settings, from_config, to_config
+from pivotrl_jax.errors import UserError
+
+Parse = Callable[..., ConfigDict]
+
+# In the presets these are unset; on the command line they accept values of their own type.
+UNSET = [
+    ("train.malformed_penalty", "-5", -5.0),
+    ("train.malformed_penalty", "-0.5", -0.5),
+    ("data.limit", "12", 12),
+    ("model.layers", "2", 2),
+    ("reward.recipe.graded", "similarity", "similarity"),
+    ("wandb_project", "pivots", "pivots"),
+]
+WRONG = [
+    ("--config.train.stepz=3", r"stepz Did you mean .?steps"),
+    ("--config.trian.steps=3", r"trian Did you mean .?train"),
+    ("--config.train.steps=many", r"--config\.train\.steps=many: invalid literal"),
+    ("--config.data.limit=some", r"--config\.data\.limit=some: invalid literal"),
+    ("--config=experiments/nowhere.py", r"no config file 'experiments/nowhere\.py'"),
+    ("--config=experiments/swe.py:smok", r"no preset 'smok'; use one of laptop, smoke"),
+    ("--workdr=runs/a", r"[Uu]nknown command line flag 'workdr'"),
+]
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
+    """The command line's own parser on flags of its own, since absl keeps one set per process."""
+
+    def parsed(*argv: str) -> ConfigDict:
+        values = flags.FlagValues()
+        config = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", ["run", *argv])
+        run.parse(sys.argv)
+        return config.value
+
+    return parsed
+
+
+def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def at(settings: Any, path: str) -> Any:
+    for name in path.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+@pytest.mark.parametrize("preset", swe.PRESETS)
+def test_every_preset_survives_the_round_trip(preset: str) -> None:
+    settings = swe.PRESETS[preset]()
+    assert settings.preset == preset
+    assert from_config(Settings, to_config(settings)) == settings
+    assert from_config(Settings, swe.get_config(preset)) == settings
+
+
+@pytest.mark.parametrize("preset", swe.PRESETS)
+def test_every_leaf_can_be_set_on_the_command_line(preset: str, parse: Parse) -> None:
+    settings = swe.PRESETS[preset]()
+    given = {path: value for path, value in leaves(settings) if value is not None}
+    assert len(given) > 60
+    arguments = [f"--config.{path}={value}" for path, value in given.items()]
+    config = parse(f"--config=experiments/swe.py:{preset}", *arguments)
+    assert from_config(Settings, config) == settings
+
+
+@pytest.mark.parametrize(("path", "text", "value"), UNSET)
+def test_an_unset_field_takes_a_value_of_its_type(
+    path: str, text: str, value: Any, parse: Parse
+) -> None:
+    assert at(swe.laptop(), path) is None
+    config = parse("--config=experiments/swe.py:laptop", f"--config.{path}={text}")
+    found = at(from_config(Settings, config), path)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_an_override_changes_that_field_alone(parse: Parse) -> None:
+    config = parse("--config=experiments/swe.py:smoke", "--config.train.optimizer.b1=0.5")
+    before, after = dict(leaves(swe.smoke())), dict(leaves(from_config(Settings, config)))
+    assert {path for path in before if before[path] != after[path]} == {"train.optimizer.b1"}
+    assert after["train.optimizer.b1"] == 0.5
+
+
+def test_without_a_config_file_the_laptop_preset_runs(parse: Parse) -> None:
+    config = parse("--config.train.steps=3")
+    assert (config.preset, config.train.steps) == ("laptop", 3)
+
+
+@pytest.mark.parametrize(("argument", "said"), WRONG)
+def test_a_mistake_is_one_line_that_names_it(argument: str, said: str, parse: Parse) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        parse(argument)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_field_names_the_nearest() -> None:
+    config = to_config(swe.smoke())
+    config.train.step = 3
+    with pytest.raises(UserError, match=r"config\.train\.step is no field.*config\.train\.steps$"):
+        from_config(Settings, config)
+
+
+def test_a_missing_field_is_named() -> None:
+    config = to_config(swe.smoke())
+    del config.profile["samples"]
+    with pytest.raises(UserError, match=r"config\.profile\.samples is missing; set it"):
+        from_config(Settings, config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "nearest"),
+    [
+        ("reward.truncated", "fial", "fail"),
+        ("text.tool_role", "usr", "user"),
+        ("text.reasoning", "keeep", "keep"),
+        ("sft.optimizer.schedule", "cosin", "cosine"),
+        ("train.normalisation", "mena", "mean"),
+    ],
+)
+def test_a_choice_that_does_not_exist_names_the_nearest(
+    path: str, value: str, nearest: str, parse: Parse
+) -> None:
+    config = parse(f"--config.{path}={value}")
+    with pytest.raises(UserError, match=rf"config\.{path}: no '{value}' .*'{nearest}'"):
+        from_config(Settings, config)
