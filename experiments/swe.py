@@ -53,7 +53,7 @@ def laptop() -> Settings:
         name="swe",
         preset="laptop",
         seed=0,
-        data=DataSettings(path="experiments/data/swe"),
+        data=DataSettings(path="experiments/data/swe", limit=56),
         text=TextSettings(
             action_format="fenced_bash",
             tool_role="user",  # SmolLM2's template knows no role "tool"
@@ -75,9 +75,9 @@ def laptop() -> Settings:
         selection=SelectionSettings(threshold=0.6),
         objective=PolicySettings(kl_coef=0.001),
         train=TrainSettings(
-            steps=10,
+            steps=8,
             rows=2,
-            pivots_per_row=4,
+            pivots_per_row=3,
             samples=8,
             optimizer=OptimizerSettings(learning_rate=2e-5, warmup_steps=1),
             sampling=sampling,
@@ -113,6 +113,7 @@ def host() -> Settings:
     return replace(
         base,
         preset="host",
+        data=replace(base.data, limit=None),
         text=TextSettings(
             action_format="hermes",
             tool_role="tool",

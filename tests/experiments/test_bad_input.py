@@ -18,7 +18,9 @@ from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.text import ChatTemplate
 
 CARRIED = Path(swe.__file__).parent / "data" / "swe"
-EMPTY = b'{"trajectory_format": "mini-swe-agent-1", "instance_id": "django__django-1", "messages": []}'
+EMPTY = (
+    b'{"trajectory_format": "mini-swe-agent-1", "instance_id": "django__django-1", "messages": []}'
+)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def outside(*arguments: str) -> tuple[int, str, str]:
 
 
 def changed(model: Path, **fields: object) -> Settings:
-    """The smoke preset on the small model, with dotted fields written as in `text__trunk_tokens`."""
+    """The smoke preset on the small model, with fields changed: `text__clip_task` and so on."""
     config = to_config(swe.smoke())
     config.model.name = str(model)
     config.data.path = str(ROOT / swe.smoke().data.path)
@@ -50,7 +50,7 @@ def one_device_run(settings: Settings, workdir: Path) -> Run:
     ("argument", "said"),
     [
         ("--config.train.stepz=3", "steps"),
-        ("--config.data.path=runs/nowhere/*.jsonl", "no trajectory file at runs/nowhere/*.jsonl"),
+        ("--config.data.path=runs/nowhere/*.jsonl", "no trajectory file at 'runs/nowhere/*.jsonl'"),
         ("trial", "unexpected argument 'trial'"),
     ],
 )

