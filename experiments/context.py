@@ -24,6 +24,9 @@ from pivotrl_jax.text import ActionFormat, ChatTemplate, Tokenizer, action_forma
 from pivotrl_jax.training import Judge
 from pivotrl_jax.verifiers import Verifier, verifier
 
+# Streams of the run's random key.
+PROFILE, EVALUATE, TRAIN = 1, 2, 3
+
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 
@@ -82,6 +85,10 @@ class Run:
     def judging(self) -> Judge:
         reward = self.settings.reward
         return Judge(self.tokenizer, self.fmt, self.verifier, self.recipe, reward.truncated)
+
+
+def key_of(run: Run, stream: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(run.settings.seed), stream)
 
 
 def open_run(settings: Settings, workdir: Path) -> Run:

@@ -20,22 +20,17 @@ from ml_collections import config_flags
 
 from experiments import report
 from experiments.candidates import candidates_stage, read_stage
-from experiments.context import Run, claim, open_run, write_json
+from experiments.context import PROFILE, Run, claim, key_of, open_run, write_json
 from experiments.progress import StageRecord, stage_timer
-from experiments.settings import Settings, from_config
-from experiments.stages import (
-    PROFILE,
+from experiments.rollout_stages import (
     evaluate_stage,
-    export_stage,
-    key_of,
     profile_stage,
     sampled_tokens,
-    scored_tokens,
     select_stage,
-    sft_stage,
     summarise,
-    train_stage,
 )
+from experiments.settings import Settings, from_config
+from experiments.update_stages import export_stage, scored_tokens, sft_stage, train_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.training import Stopped

@@ -53,7 +53,7 @@ def laptop() -> Settings:
         name="swe",
         preset="laptop",
         seed=0,
-        data=DataSettings(path="experiments/data/swe", limit=56),
+        data=DataSettings(path="experiments/data/swe", limit=48),
         text=TextSettings(
             action_format="fenced_bash",
             tool_role="user",  # SmolLM2's template knows no role "tool"

@@ -54,6 +54,11 @@ def rows(mesh: Mesh, shape: tuple[int, ...], axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, spec(names, shape, mesh))
 
 
+def put_rows(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """The host arrays of `batch` on the devices, their dimension `axis` sharded as rows."""
+    return jax.tree.map(lambda x: jax.device_put(x, rows(mesh, x.shape, axis)), batch)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins the layout of an activation inside `jit`, under the mesh of `jax.set_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -22,7 +22,7 @@ from pivotrl_jax.models.cache import (
     unstack,
 )
 from pivotrl_jax.models.config import ModelConfig
-from pivotrl_jax.models.params import Params, head
+from pivotrl_jax.models.params import LayerParams, Params, head
 from pivotrl_jax.parallel.sharding import constrain
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 
@@ -99,9 +99,16 @@ def load_trunks(
     )
 
 
+@partial(jax.jit, static_argnames="cfg")
+def decoding_layers(params: Params, cfg: ModelConfig) -> list[LayerParams]:
+    """The layers one by one: a copy, made once per run of the engine rather than per chunk."""
+    return unstack(params.layers, cfg.layers)
+
+
 @partial(jax.jit, static_argnames=("cfg", "settings", "eot", "steps"), donate_argnames="slots")
 def advance(
     params: Params,
+    layers: list[LayerParams],
     cfg: ModelConfig,
     slots: Slots,
     refill: Refill,
@@ -113,9 +120,9 @@ def advance(
 
     Leaves early when no slot runs. Token t of a slot is drawn with `fold_in(key, t)`: a sample
     depends on its key and history, not on its slot, its neighbours or the time it started.
+    `layers` are `decoding_layers` of `params`.
     """
     slots = _refilled(slots, refill)
-    layers = unstack(params.layers, cfg.layers)
 
     def going(carry: tuple[jax.Array, Slots]) -> jax.Array:
         return (carry[0] < steps) & carry[1].running_RB.any()

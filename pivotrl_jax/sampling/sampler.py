@@ -7,11 +7,19 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import rows as row_sharding
-from pivotrl_jax.sampling.engine import Refill, Slots, advance, idle_slots, load_trunks, sample_keys
+from pivotrl_jax.parallel import put_rows
+from pivotrl_jax.sampling.engine import (
+    Refill,
+    Slots,
+    advance,
+    decoding_layers,
+    idle_slots,
+    load_trunks,
+    sample_keys,
+)
 from pivotrl_jax.sampling.tokens import SamplingSettings
 from pivotrl_jax.trees import chunks, round_up
 
@@ -46,7 +54,7 @@ class EngineSettings:
 
     rows: int = 4
     slots: int = 16
-    chunk: int = 16
+    chunk: int = 8
     row_multiple: int = 512
 
 
@@ -88,15 +96,16 @@ def sample(
     length = round_up(
         max((r.start for own in requests for r in own), default=1), engine.row_multiple
     )
+    layers = decoding_layers(params, cfg)
     slots = idle_slots(cfg, sampling, (engine.rows, engine.slots), length)
     rows = [_Row() for _ in range(engine.rows)]
     pending = deque(range(len(requests)))
     while pending or any(row.trunk >= 0 for row in rows):
         for numbers, places in _assign(rows, pending, requests, mesh):
             tokens_QL = np.stack([_padded(trunks, number, length) for number in numbers])
-            slots = load_trunks(params, cfg, slots, _put(tokens_QL, mesh), _put(places, mesh))
+            slots = load_trunks(params, cfg, slots, *put_rows((tokens_QL, places), mesh))
         refill = _next(rows, key, engine, mesh)
-        slots = advance(params, cfg, slots, refill, sampling, eot, engine.chunk)
+        slots = advance(params, layers, cfg, slots, refill, sampling, eot, engine.chunk)
         _harvest(slots, rows, eot)
         for row in rows:
             if row.finished:
@@ -143,8 +152,9 @@ def _next(rows: Sequence[_Row], key: PRNGKeyArray, engine: EngineSettings, mesh:
                 row.in_slot[slot], request = row.waiting.popleft()
                 fresh[place, slot], start[place, slot] = True, request.start
                 candidate[place, slot], number[place, slot] = request.candidate, request.sample
-    keys = sample_keys(key, _put(candidate, mesh), _put(number, mesh))
-    return Refill(_put(fresh, mesh), _put(start, mesh), keys)
+    keys = sample_keys(key, *put_rows((candidate, number), mesh))
+    fresh_RB, start_RB = put_rows((fresh, start), mesh)
+    return Refill(fresh_RB, start_RB, keys)
 
 
 def _harvest(slots: Slots, rows: Sequence[_Row], eot: int) -> None:
@@ -160,7 +170,3 @@ def _harvest(slots: Slots, rows: Sequence[_Row], eot: int) -> None:
                 drawn.plain_RBS[place, slot, :n].copy(),
                 truncated=bool(tokens[-1] != eot),
             )
-
-
-def _put(x: Bool[np.ndarray, "..."] | Int[np.ndarray, "..."], mesh: Mesh) -> jax.Array:
-    return jax.device_put(x, row_sharding(mesh, x.shape))

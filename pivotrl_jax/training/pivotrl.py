@@ -21,7 +21,7 @@ from pivotrl_jax.objectives import (
     override,
     rewards,
 )
-from pivotrl_jax.parallel import rows as row_sharding
+from pivotrl_jax.parallel import put_rows
 from pivotrl_jax.pivots import Judged, Rollouts, Row, judge, rollouts
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import ActionFormat, Tokenizer
@@ -126,8 +126,7 @@ def pivot_step(
             micro_rows=settings.micro_rows,
             multiple=settings.row_multiple,
         )
-        put = lambda x: jax.device_put(x, row_sharding(mesh, x.shape, axis=1))  # noqa: E731
-        state, metrics = update(state, reference, jax.tree.map(put, batch))
+        state, metrics = update(state, reference, put_rows(batch, mesh, axis=1))
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         lengths = [len(sample.tokens) for group in rollout.samples for sample in group]
         times = {

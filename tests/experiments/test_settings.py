@@ -15,7 +15,7 @@ from pivotrl_jax.errors import UserError
 
 Parse = Callable[..., ConfigDict]
 
-# In the presets these are unset; on the command line they accept values of their own type.
+# In the host preset these are unset; on the command line they accept values of their own type.
 UNSET = [
     ("train.malformed_penalty", "-5", -5.0),
     ("train.malformed_penalty", "-0.5", -0.5),
@@ -87,8 +87,8 @@ def test_every_leaf_can_be_set_on_the_command_line(preset: str, parse: Parse) ->
 def test_an_unset_field_takes_a_value_of_its_type(
     path: str, text: str, value: Any, parse: Parse
 ) -> None:
-    assert at(swe.laptop(), path) is None
-    config = parse("--config=experiments/swe.py:laptop", f"--config.{path}={text}")
+    assert at(swe.host(), path) is None
+    config = parse("--config=experiments/swe.py:host", f"--config.{path}={text}")
     found = at(from_config(Settings, config), path)
     assert found == value
     assert type(found) is type(value)

@@ -1,0 +1,172 @@
+"""Stages that update the policy: warm start, PivotRL, export."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.candidates import Corpus
+from experiments.context import TRAIN, Run, key_of
+from experiments.progress import Progress
+from pivotrl_jax.models import Params, huggingface
+from pivotrl_jax.parallel import put_rows
+from pivotrl_jax.pivots import (
+    Turn,
+    plan,
+)
+from pivotrl_jax.training import (
+    Checkpointer,
+    MetricWriter,
+    TrainState,
+    index_batches,
+    learning_rates,
+    make_optimizer,
+    new_state,
+    pivot_step,
+    policy_update,
+    run_steps,
+    state_shardings,
+    supervised_batch,
+    supervised_update,
+)
+
+
+def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
+    """Fine-tunes on the expert actions of the training candidates; returns the warm policy."""
+    settings = run.settings.sft
+    examples = list(_spans_by_trunk(corpus, corpus.turns["train"]).values())
+    steps = settings.epochs * max(1, len(examples) // min(settings.rows, len(examples)))
+    optimizer = make_optimizer(settings.optimizer, steps)
+    layout = state_shardings(optimizer, run.cfg, run.mesh)
+    update = supervised_update(run.cfg, optimizer, layout, settings.remat)
+    rates = learning_rates(settings.optimizer, steps)
+
+    def step(state: TrainState, indices: np.ndarray, number: int) -> tuple[TrainState, Mapping]:
+        batch = supervised_batch(
+            [examples[i] for i in indices],
+            micro_rows=settings.micro_rows,
+            multiple=settings.row_multiple,
+        )
+        state, metrics = update(state, put_rows(batch, run.mesh, axis=1))
+        scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        return state, scalars | {"lr": rates[number]}
+
+    state = _train(
+        run,
+        "sft",
+        new_state(params, optimizer, layout),
+        step,
+        steps=steps,
+        items=len(examples),
+        rows=settings.rows,
+        save_every=settings.save_every,
+        note=lambda m: f"loss {m['loss']:.3f}",
+    )
+    return state.params
+
+
+def _spans_by_trunk(corpus: Corpus, turns: Sequence[Turn]) -> dict[int, tuple]:
+    """Trunk number to (tokens, spans of its candidates)."""
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for turn in turns:
+        spans.setdefault(turn.trunk, []).append((turn.start, turn.end))
+    return {trunk: (corpus.trunks[trunk], own) for trunk, own in spans.items()}
+
+
+def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> Params:
+    """Single-turn GRPO on the pivots, from `params`, which also is the frozen policy pi_0."""
+    settings = run.settings.train
+    chosen = [turn for turn in corpus.turns["train"] if turn.id in pivots]
+    rows = plan(chosen, settings.pivots_per_row)
+    optimizer = make_optimizer(settings.optimizer, settings.steps)
+    layout = state_shardings(optimizer, run.cfg, run.mesh)
+    update = policy_update(
+        run.cfg,
+        optimizer,
+        layout,
+        run.settings.objective,
+        samples=settings.pivots_per_row * settings.samples,
+        temperature=settings.sampling.temperature,
+        remat=settings.remat,
+    )
+    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
+    step = pivot_step(
+        run.cfg,
+        rows,
+        corpus.trunks,
+        reference,
+        update,
+        run.judging,
+        settings,
+        run.settings.engine,
+        learning_rates(settings.optimizer, settings.steps),
+        key_of(run, TRAIN),
+        run.mesh,
+    )
+    state = _train(
+        run,
+        "train",
+        new_state(params, optimizer, layout),
+        step,
+        steps=settings.steps,
+        items=len(rows),
+        rows=settings.rows,
+        save_every=settings.save_every,
+        note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
+    )
+    return state.params
+
+
+def _train(
+    run: Run,
+    name: str,
+    state: TrainState,
+    step: Callable,
+    *,
+    steps: int,
+    items: int,
+    rows: int,
+    save_every: int,
+    note: Callable[[Mapping[str, float]], str],
+) -> TrainState:
+    """Restores or starts a training state and runs it to `steps`."""
+    directory = run.workdir / name
+    checkpointer = Checkpointer(directory / "checkpoints")
+    data = index_batches(items, rows, run.settings.seed)
+    restored = checkpointer.latest()
+    if restored is not None:
+        state = checkpointer.restore(state, data)
+    if restored != steps:
+        with (
+            MetricWriter(directory, restored, run.settings.wandb_project) as writer,
+            Progress(name, steps, "steps", initial=restored or 0) as bar,
+        ):
+            state = run_steps(
+                step,
+                state,
+                steps=steps,
+                data=data,
+                checkpointer=checkpointer,
+                save_every=save_every,
+                writer=writer,
+                bar=bar,
+                note=note,
+            )
+    checkpointer.close()
+    return state
+
+
+def scored_tokens(run: Run, name: str) -> int:
+    """Action tokens that the updates of `name` were computed on."""
+    lines = (run.workdir / name / "metrics.jsonl").read_text().splitlines()
+    return sum(int(json.loads(line)["action_tokens"]) for line in lines)
+
+
+def export_stage(run: Run, params: Params) -> None:
+    """The trained policy as a Hugging Face directory, which any other engine loads."""
+    model = run.pretrained
+    huggingface.save(
+        run.workdir / "policy", params, run.cfg, model.tokenizer_files, model.tokenizer.eot
+    )
