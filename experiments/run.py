@@ -9,6 +9,7 @@ command resumes. `--stage=profile` runs that stage alone, once those before it a
 """
 
 import contextlib
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -142,6 +143,13 @@ def friendly(entry: Callable[[list[str]], None]) -> None:
         app.run(entry, flags_parser=parse)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(
+            f"error: the disk is full ({error.filename or error}); free some space and run "
+            "the same command again, it resumes"
+        )
     except Stopped as stopped:
         print(f"{stopped}; run the same command again to go on")
         sys.exit(143)
@@ -162,7 +170,8 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(f"no such configuration field: {' '.join(problem.split())}") from error
     except (flags.Error, TypeError, ValueError, OSError) as error:
         # ml_collections wraps a config file's own error in its traceback; the last line says it.
-        raise UserError(str(error).strip().splitlines()[-1].strip()) from error
+        last = str(error).strip().splitlines()[-1].strip()
+        raise UserError(last.removeprefix("ValueError: ")) from error
 
 
 if __name__ == "__main__":

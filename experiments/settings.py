@@ -9,6 +9,7 @@ import ml_collections
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import EvaluationSettings
+from pivotrl_jax.models import Remat
 from pivotrl_jax.objectives import PolicySettings, Recipe
 from pivotrl_jax.objectives.names import require
 from pivotrl_jax.parallel import MeshSettings
@@ -63,7 +64,7 @@ class SftSettings:
     rows: int = 4
     micro_rows: int = 1
     row_multiple: int = 512
-    remat: str = "dots"
+    remat: Remat = "dots"
     save_every: int = 10
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
 

@@ -66,7 +66,7 @@ def laptop() -> Settings:
         engine=EngineSettings(rows=4, slots=16),
         reward=RewardSettings(verifier="command", recipe=SAME_TARGET),
         sft=SftSettings(
-            rows=4,
+            rows=2,
             optimizer=OptimizerSettings(
                 learning_rate=3e-4, warmup_steps=3, schedule="cosine", weight_decay=0.01
             ),

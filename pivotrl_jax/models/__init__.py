@@ -2,12 +2,13 @@
 
 from pivotrl_jax.models.config import ModelConfig, RopeScaling
 from pivotrl_jax.models.params import LayerParams, Params, head, init, logical_axes, shapes
-from pivotrl_jax.models.transformer import hidden, logits
+from pivotrl_jax.models.transformer import Remat, hidden, logits
 
 __all__ = [
     "LayerParams",
     "ModelConfig",
     "Params",
+    "Remat",
     "RopeScaling",
     "head",
     "hidden",

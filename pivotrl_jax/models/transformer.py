@@ -7,6 +7,7 @@ Llama, Qwen2 and Qwen3 differ by the optional leaves of `LayerParams` alone. Let
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,7 @@ def tree_attention(
     return jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4)
 
 
+Remat = Literal["dots", "full"]
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -116,7 +118,7 @@ REMAT = {
 
 
 def hidden(
-    params: Params, cfg: ModelConfig, tree: TokenTree, remat: str = "dots"
+    params: Params, cfg: ModelConfig, tree: TokenTree, remat: Remat = "dots"
 ) -> Float[Array, "R T D"]:
     """Final normed hidden states of a token tree.
 

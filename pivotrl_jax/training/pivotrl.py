@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.models import ModelConfig, Params, Remat
 from pivotrl_jax.objectives import (
     GroupStats,
     Normalisation,
@@ -45,7 +45,7 @@ class TrainSettings:
     samples: int = 16
     micro_rows: int = 1
     row_multiple: int = 512
-    remat: str = "dots"
+    remat: Remat = "dots"
     normalisation: Normalisation = "std"
     std_epsilon: float = 1e-6
     min_valid: int = 2

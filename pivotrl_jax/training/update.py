@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from kernels.linear_logprob import LogProbs, linear_logprob
-from pivotrl_jax.models import ModelConfig, Params, head, hidden, logical_axes, shapes
+from pivotrl_jax.models import ModelConfig, Params, Remat, head, hidden, logical_axes, shapes
 from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss, supervised_loss
 from pivotrl_jax.parallel import constrain, replicated, shardings
 from pivotrl_jax.trees import TokenTree
@@ -82,7 +82,7 @@ def token_logprobs(
     index_RA: Int[Array, "R A"],
     *,
     temperature: float = 1.0,
-    remat: str = "dots",
+    remat: Remat = "dots",
 ) -> LogProbs:
     """Log-prob, log-sum-exp and entropy [R, A] of the scored tokens of a tree, float32.
 
@@ -124,7 +124,7 @@ def accumulate(
 
 
 def supervised_update(
-    cfg: ModelConfig, optimizer: optax.GradientTransformation, layout: TrainState, remat: str
+    cfg: ModelConfig, optimizer: optax.GradientTransformation, layout: TrainState, remat: Remat
 ) -> Callable[[TrainState, SupervisedBatch], tuple[TrainState, Metrics]]:
     """SFT on the expert actions of whole trajectories: -E log pi(a*|s) over action tokens."""
 
@@ -158,7 +158,7 @@ def policy_update(
     *,
     samples: int,
     temperature: float,
-    remat: str,
+    remat: Remat,
 ) -> Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]:
     """Single-turn GRPO on pivots (paper eq. 7).
 
