@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from experiments import report_browser, report_figures, report_sections, report_verdict
 from experiments.report_data import POLICIES, Artifacts, load
+from experiments.report_markdown import markdown
 from pivotrl_jax.errors import UserError
 
 ASSETS = Path(__file__).parent / "report_assets"
@@ -94,9 +95,11 @@ def _content(run: Artifacts) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="work directory of a run")
+    parser.add_argument("--markdown", action="store_true", help="print the headline tables instead")
+    options = parser.parse_args()
     try:
-        run = load(parser.parse_args().workdir)
-        print(write(run.workdir))
+        run = load(options.workdir)
+        print(markdown(run) if options.markdown else write(run.workdir))
     except UserError as error:
         sys.exit(str(error))
     if run.missing:

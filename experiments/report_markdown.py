@@ -1,0 +1,64 @@
+"""The headline tables of a run as Markdown, for a README or an issue."""
+
+from typing import Any
+
+from experiments.report_data import POLICIES, Artifacts, Row
+from experiments.report_sections import timing_rows, total_time
+from experiments.report_verdict import sentences
+
+
+def markdown(run: Artifacts) -> str:
+    """Policies, candidates and stages; what was not measured is a dash."""
+    parts = [_policies(run), " ".join(sentences(run.policies)), _candidates(run), _stages(run)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _policies(run: Artifacts) -> str:
+    sets = sorted({name for p in run.policies.values() for name in p.get("perplexity", {})})
+    head = ["policy", "held-out reward", "on held-out pivots", "malformed", "not ended"]
+    rows = [
+        [
+            POLICIES[name],
+            _interval(policy["heldout"]),
+            _interval(policy["heldout_pivots"]),
+            f"{policy['malformed_share']:.0%}",
+            f"{policy['truncated_share']:.0%}",
+            *(f"{policy['perplexity'][s]['perplexity']:.2f}" for s in sets),
+        ]
+        for name, policy in run.policies.items()
+    ]
+    return _table([*head, *(f"perplexity {name}" for name in sets)], rows)
+
+
+def _interval(entry: Row) -> str:
+    if entry["mean"] is None:
+        return "–"
+    bounds = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['mean']:.3f}{bounds}"
+
+
+def _candidates(run: Artifacts) -> str:
+    if run.candidates_audit is None or run.select_audit is None:
+        return ""
+    status, split = run.select_audit["status"], run.candidates_audit["by_split"]
+    flat = status.get("all_pass", 0) + status.get("all_fail", 0)
+    judged = sum(status.values()) - status.get("error", 0) - status.get("too_few", 0)
+    rows = [
+        ["assistant turns read", f"{run.candidates_audit['turns']:,}"],
+        ["candidates (train + held out)", f"{split['train']} + {split['heldout']}"],
+        ["train candidates with zero variance", f"{flat} of {judged} ({flat / judged:.0%})"],
+        ["mixed, but too easy", str(status.get("too_easy", 0))],
+        ["pivots kept", str(run.select_audit["selected"])],
+        ["updates on them", str(len(run.train))],
+    ]
+    return _table(["", "count"], rows)
+
+
+def _stages(run: Artifacts) -> str:
+    rows = [[row["stage"], row["time"], row["memory"]] for row in timing_rows(run)]
+    return _table(["stage", "time", "peak memory so far"], [*rows, ["all", total_time(run), ""]])
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
