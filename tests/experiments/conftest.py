@@ -1,5 +1,6 @@
 """A work directory with every artifact, in the schema of the stages; and a small model to run."""
 
+import collections
 import json
 from pathlib import Path
 
@@ -204,7 +205,11 @@ def write_run(workdir: Path, candidates: int = 60, steps: int = 50) -> list[dict
         },
     )  # fmt: skip
     tables = write_profile(workdir, candidates, rng)
-    write_json(workdir / "select/audit.json", {"threshold": 0.6})
+    status = collections.Counter(row["status"] for row in tables)
+    write_json(
+        workdir / "select/audit.json",
+        {"threshold": 0.6, "status": status, "selected": status["pivot"]},
+    )
     sft = [{"step": i, "seconds": 6.7, "loss": 0.4 + 1.6 * float(np.exp(-i / 9)),
             "accuracy": 0.9 - 0.35 * float(np.exp(-i / 12)), "tokens_per_second": 1500.0,
             "grad_norm": 1.0, "lr": 1e-4} for i in range(steps)]  # fmt: skip
