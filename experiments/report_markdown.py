@@ -14,6 +14,8 @@ def markdown(run: Artifacts) -> str:
 
 
 def _policies(run: Artifacts) -> str:
+    if not run.policies:
+        return ""
     sets = sorted({name for p in run.policies.values() for name in p.get("perplexity", {})})
     head = ["policy", "held-out reward", "on held-out pivots", "malformed", "not ended"]
     rows = [
