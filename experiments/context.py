@@ -96,7 +96,6 @@ def open_run(settings: Settings, workdir: Path) -> Run:
     run = Run(settings, workdir, make_mesh(settings.mesh))
     share = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     for name, rows in {
-        "engine.rows": settings.engine.rows,
         "sft.micro_rows": settings.sft.micro_rows,
         "train.micro_rows": settings.train.micro_rows,
     }.items():

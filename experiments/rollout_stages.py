@@ -54,12 +54,12 @@ def profile_stage(
     """
     manifest = _manifest(run, params, turns) | {"samples": samples, "truncated": truncated}
     store = ProfileStore(run.workdir / name, manifest)
-    todo = [turn for turn in turns if turn.id not in store.done()]
-    with Progress(name, len(turns), "candidates", initial=len(turns) - len(todo)) as bar:
+    done = store.done()
+    with Progress(name, len(turns), "candidates", initial=len(done)) as bar:
         batches = rollouts(
             params,
             run.cfg,
-            plan(todo),
+            plan(turns),
             corpus.trunks,
             samples,
             key,
@@ -67,6 +67,7 @@ def profile_stage(
             run.settings.profile.sampling,
             run.settings.engine,
             run.mesh,
+            done,
         )
         for batch in batches:
             store.append(_judged_rows(run, batch, truncated))

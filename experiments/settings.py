@@ -64,7 +64,7 @@ class SftSettings:
     rows: int = 4
     micro_rows: int = 1
     row_multiple: int = 512
-    remat: Remat = "dots"
+    remat: Remat = "full"
     save_every: int = 10
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
 

@@ -63,7 +63,7 @@ def laptop() -> Settings:
         ),
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
-        engine=EngineSettings(rows=4, slots=16),
+        engine=EngineSettings(rows=8, slots=64),
         reward=RewardSettings(verifier="command", recipe=SAME_TARGET),
         sft=SftSettings(
             rows=2,
@@ -98,7 +98,7 @@ def smoke() -> Settings:
         # Any command with the expert's program: a policy of a few steps needs the lower bar.
         reward=replace(base.reward, recipe=Recipe("same_program", (("program", 1.0),))),
         sft=replace(base.sft, rows=1, row_multiple=256),
-        engine=EngineSettings(rows=2, slots=8),
+        engine=EngineSettings(rows=4, slots=16),
         profile=ProfileSettings(samples=4, sampling=sampling),
         selection=SelectionSettings(threshold=1.0),
         train=replace(base.train, steps=2, rows=1, samples=4, row_multiple=256, sampling=sampling),
@@ -122,8 +122,8 @@ def host() -> Settings:
             clip_task=8_192,
         ),
         model=ModelSettings(name="hub:Qwen/Qwen3-1.7B", dtype="bfloat16"),
-        sft=replace(base.sft, rows=8, row_multiple=2048, remat="full"),
-        engine=EngineSettings(rows=8, slots=32, chunk=64, row_multiple=2048),
+        sft=replace(base.sft, rows=8, row_multiple=2048),
+        engine=EngineSettings(rows=16, slots=256, chunk=64, row_multiple=2048),
         profile=ProfileSettings(samples=16, sampling=sampling),
         train=replace(
             base.train,
@@ -131,7 +131,6 @@ def host() -> Settings:
             rows=16,
             samples=16,
             row_multiple=2048,
-            remat="full",
             optimizer=OptimizerSettings(learning_rate=1e-6),
             sampling=sampling,
         ),
@@ -152,7 +151,7 @@ def pod() -> Settings:
         model=ModelSettings(name="hub:Qwen/Qwen3-30B-A3B-Thinking-2507", dtype="bfloat16"),
         reward=RewardSettings(verifier="tool_name", recipe=Recipe("name", (("name", 1.0),))),
         sft=replace(base.sft, epochs=0),
-        engine=EngineSettings(rows=64, slots=16, chunk=128, row_multiple=4096),
+        engine=EngineSettings(rows=64, slots=1024, chunk=128, row_multiple=4096),
         profile=ProfileSettings(samples=16, sampling=sampling),
         train=replace(base.train, rows=64, pivots_per_row=1, row_multiple=4096, sampling=sampling),
     )

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kernels.tree_attention import MASKED, tree_attention
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import LayerParams, Params
-from pivotrl_jax.models.transformer import MASKED, layer, rms_norm, tree_attention
+from pivotrl_jax.models.transformer import layer, rms_norm
 from pivotrl_jax.parallel.sharding import constrain
 from pivotrl_jax.trees.tree import causal
 

@@ -13,13 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kernels.tree_attention import RESIDUALS, tree_attention
 from pivotrl_jax.models.config import ModelConfig, RopeScaling
 from pivotrl_jax.models.params import LayerParams, Params, head
 from pivotrl_jax.parallel.sharding import constrain
-from pivotrl_jax.trees.tree import TokenTree, causal, visible
-
-QUERY_BLOCK = 256
-MASKED = -1e30
+from pivotrl_jax.trees.tree import TokenTree, causal
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -81,39 +79,14 @@ def layer(
         return x + y @ p.down
 
 
-def tree_attention(
-    q: Float[Array, "R T H G E"],
-    k: Float[Array, "R T H E"],
-    v: Float[Array, "R T H E"],
-    tree: TokenTree,
-) -> Float[Array, "R T H G E"]:
-    """Attention of every token to what it sees in its tree.
-
-    Blocks of queries bound the score array, and since no token sees a later one, a block reads
-    only the keys up to its own end.
-    """
-    rows, length, heads, groups, width = q.shape
-    # Heads before tokens, and the G query heads of a key head as one matrix product.
-    q, k, v = q.transpose(0, 2, 3, 1, 4), k.swapaxes(1, 2), v.swapaxes(1, 2)
-    blocks = []
-    for start in range(0, length, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, length)
-        queries = q[:, :, :, start:end].reshape(rows, heads, -1, width)
-        scores = jnp.einsum(
-            "rhqe,rhke->rhqk", queries, k[:, :, :end], preferred_element_type=jnp.float32
-        )
-        mask = jnp.tile(visible(tree, slice(start, end), slice(0, end)), (1, groups, 1))
-        scores = jnp.where(mask[:, None], scores * width**-0.5, MASKED)
-        probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        out = jnp.einsum("rhqk,rhke->rhqe", probs, v[:, :, :end])
-        blocks.append(out.reshape(rows, heads, groups, end - start, width))
-    return jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4)
-
-
 Remat = Literal["dots", "full"]
+# Attention is never done twice: its output takes little memory, and it is what grows with length.
+ATTENTION = jax.checkpoint_policies.save_only_these_names(*RESIDUALS)
 REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": ATTENTION,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, ATTENTION
+    ),
 }
 
 
@@ -122,8 +95,8 @@ def hidden(
 ) -> Float[Array, "R T D"]:
     """Final normed hidden states of a token tree.
 
-    `remat` names what the backward pass keeps of each layer: "dots" the matrix products,
-    "full" nothing but the layer's input.
+    `remat` names what the backward pass keeps of each layer: "dots" the matrix products and the
+    attention's output, "full" the layer's input and the attention's output only.
     """
     x = constrain(params.embed[tree.tokens], "rows", None, None)
 

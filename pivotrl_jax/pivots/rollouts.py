@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -80,17 +80,22 @@ def rollouts(
     sampling: SamplingSettings,
     engine: EngineSettings,
     mesh: Mesh,
+    done: Set[str] = frozenset(),
 ) -> Iterator[Rollouts]:
     """`samples` actions at every turn of `rows`, one `Rollouts` a row, in the order they end.
 
-    The draws of a turn depend on `key`, its id and the sample's number, not on the batch.
+    The draws of a turn depend on `key`, its id and the sample's number, not on the batch. Rows
+    whose turns are all in `done` (ids) are left out.
     """
     requests = [
         [Request(t.start, zlib.crc32(t.id.encode()), k) for t in part for k in range(samples)]
         for _, part in rows
     ]
     histories = [trunks[trunk] for trunk, _ in rows]
-    served = sample(params, cfg, histories, requests, key, tokenizer.eot, sampling, engine, mesh)
+    finished = {i for i, (_, part) in enumerate(rows) if {t.id for t in part} <= done}
+    served = sample(
+        params, cfg, histories, requests, key, tokenizer.eot, sampling, engine, mesh, finished
+    )
     for number, out in served:
         yield Rollouts(rows[number][1], chunks(out, samples))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -49,11 +49,14 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
-    """`rows` trunks in memory with `slots` each; refilled every `chunk` tokens. Trunks are padded
-    to a multiple of `row_multiple`, so that few shapes are compiled."""
+    """At most `rows` trunks in memory, `slots` decoding slots shared out among them.
 
-    rows: int = 4
-    slots: int = 16
+    Slots are refilled every `chunk` tokens. Trunks are padded to a multiple of `row_multiple`, so
+    that few shapes are compiled.
+    """
+
+    rows: int = 8
+    slots: int = 64
     chunk: int = 8
     row_multiple: int = 512
 
@@ -86,31 +89,45 @@ def sample(
     sampling: SamplingSettings,
     engine: EngineSettings,
     mesh: Mesh,
+    done: Collection[int] = (),
 ) -> Iterator[tuple[int, list[Sample]]]:
     """Serves the requests of every trunk; yields (number of the trunk, its samples) as they end.
+
+    The trunks in `done` are left out. (The shapes of arrays, and by them the last bits of
+    log-probs, follow from all requests, so that a resumed run draws what an undisturbed one does.)
 
     A trunk is prefilled once for all its requests. Between chunks of decoding, free slots take the
     next requests of their trunk, and finished rows the next trunk, so that short samples do not
     wait for long ones.
     """
-    length = round_up(
-        max((r.start for own in requests for r in own), default=1), engine.row_multiple
-    )
+    shape, length = _shape(requests, engine, mesh)
     layers = decoding_layers(params, cfg)
-    slots = idle_slots(cfg, sampling, (engine.rows, engine.slots), length)
-    rows = [_Row() for _ in range(engine.rows)]
-    pending = deque(range(len(requests)))
+    slots = idle_slots(cfg, sampling, shape, length)
+    rows = [_Row() for _ in range(shape[0])]
+    pending = deque(number for number in range(len(requests)) if number not in done)
     while pending or any(row.trunk >= 0 for row in rows):
         for numbers, places in _assign(rows, pending, requests, mesh):
-            tokens_QL = np.stack([_padded(trunks, number, length) for number in numbers])
+            tokens_QL = np.stack([_padded(trunks[number], length) for number in numbers])
             slots = load_trunks(params, cfg, slots, *put_rows((tokens_QL, places), mesh))
-        refill = _next(rows, key, engine, mesh)
+        refill = _next(rows, key, shape[1], mesh)
         slots = advance(params, layers, cfg, slots, refill, sampling, eot, engine.chunk)
         _harvest(slots, rows, eot)
         for row in rows:
             if row.finished:
                 yield row.trunk, [row.done[i] for i in range(len(row.done))]
                 row.trunk = -1
+
+
+def _shape(
+    requests: Sequence[Sequence[Request]], engine: EngineSettings, mesh: Mesh
+) -> tuple[tuple[int, int], int]:
+    """Rows and slots per row, and room for a trunk. Many rows of few slots end at about the same
+    time; few trunks leave more slots for each."""
+    most = max(map(len, requests), default=1)
+    longest = max((r.start for own in requests for r in own), default=1)
+    rows = round_up(min(engine.rows, len(requests)), mesh.shape["data"] * mesh.shape["fsdp"])
+    slots = max(1, min(engine.slots // rows, most))
+    return (rows, slots), round_up(longest, engine.row_multiple)
 
 
 def _assign(
@@ -135,19 +152,17 @@ def _assign(
         yield numbers + numbers[:1] * missing, padded
 
 
-def _padded(trunks: Sequence[np.ndarray], number: int, length: int) -> np.ndarray:
-    out, trunk = np.zeros(length, np.int32), trunks[number][:length]
-    out[: len(trunk)] = trunk
-    return out
+def _padded(trunk: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(trunk[:length], (0, max(0, length - len(trunk)))).astype(np.int32)
 
 
-def _next(rows: Sequence[_Row], key: PRNGKeyArray, engine: EngineSettings, mesh: Mesh) -> Refill:
+def _next(rows: Sequence[_Row], key: PRNGKeyArray, slots: int, mesh: Mesh) -> Refill:
     """Gives every free slot the next request of its trunk, and notes whose it is now."""
-    shape = (engine.rows, engine.slots)
+    shape = (len(rows), slots)
     fresh, start = np.zeros(shape, bool), np.zeros(shape, np.int32)
     candidate, number = np.zeros(shape, np.uint32), np.zeros(shape, np.int32)
     for place, row in enumerate(rows):
-        for slot in range(engine.slots):
+        for slot in range(slots):
             if row.waiting and slot not in row.in_slot:
                 row.in_slot[slot], request = row.waiting.popleft()
                 fresh[place, slot], start[place, slot] = True, request.start

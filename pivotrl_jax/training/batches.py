@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from pivotrl_jax.pivots import Rollouts, Row
 from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
-from pivotrl_jax.trees import build_row, round_up, stack
+from pivotrl_jax.trees import Layout, build_row, round_up, stack
 
 Span = tuple[int, int]
 
@@ -26,9 +26,9 @@ def supervised_batch(
 ) -> SupervisedBatch:
     """Trunks with the spans whose tokens are the targets. Tokens after the last span are cut."""
     ends = [max(end for _, end in spans) for _, spans in examples]
-    size = round_up(max(ends), multiple)
+    layout = Layout(round_up(max(ends), multiple))
     tree = stack(
-        [build_row(trunk[:end], [], size) for (trunk, _), end in zip(examples, ends, strict=True)]
+        [build_row(trunk[:end], [], layout) for (trunk, _), end in zip(examples, ends, strict=True)]
     )
     scored = [np.concatenate([np.arange(*span) for span in spans]) for _, spans in examples]
     index, weight = _pad(scored, round_up(max(map(len, scored)), multiple))
@@ -46,11 +46,12 @@ def policy_batch(
     *,
     micro_rows: int,
     multiple: int,
+    reach: int,
 ) -> PolicyBatch:
     """One tree per row: the trunk up to its last pivot, and every sample of its pivots.
 
-    `rollout` holds the turns of `rows` in their order. A sample of weight 0 (error, truncated)
-    stays out of the tree.
+    `rollout` holds the turns of `rows` in their order; its samples have at most `reach` tokens. A
+    sample of weight 0 (error, truncated) stays out of the tree.
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
     kept = [
@@ -59,10 +60,11 @@ def policy_batch(
     ]
     heads = [trunks[trunk][: max(turn.start for turn in part)] for trunk, part in rows]
     scored = [sum(len(rollout.samples[i][j].tokens) for i, j in own) for own in kept]
-    size = round_up(max(len(h) + n for h, n in zip(heads, scored, strict=True)), multiple)
-    width = round_up(max(scored), multiple)
+    layout = Layout(
+        round_up(max(map(len, heads)), multiple), round_up(max(scored), multiple), reach
+    )
     parts = [
-        _policy_row(trunk, own, rollout, advantage_PK, weight_PK, size, width)
+        _policy_row(trunk, own, rollout, advantage_PK, weight_PK, layout)
         for trunk, own in zip(heads, kept, strict=True)
     ]
     batch = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
@@ -75,8 +77,7 @@ def _policy_row(
     rollout: Rollouts,
     advantage_PK: np.ndarray,
     weight_PK: np.ndarray,
-    size: int,
-    width: int,
+    layout: Layout,
 ) -> PolicyBatch:
     drawn = [rollout.samples[i][j] for i, j in kept]
     branches = [(rollout.turns[i].start, d.tokens) for (i, _), d in zip(kept, drawn, strict=True)]
@@ -84,14 +85,14 @@ def _policy_row(
     total = lengths.sum()
 
     def row(values: np.ndarray, dtype: type) -> np.ndarray:
-        return np.pad(values, (0, width - total)).astype(dtype)[None]
+        return np.pad(values, (0, layout.branches - total)).astype(dtype)[None]
 
     def spread(values_PK: np.ndarray) -> np.ndarray:
         return np.repeat([values_PK[ij] for ij in kept], lengths)
 
     return PolicyBatch(
-        tree=build_row(trunk, branches, size),
-        index=row(len(trunk) + np.arange(total), np.int32),
+        tree=build_row(trunk, branches, layout),
+        index=row(layout.trunk + np.arange(total), np.int32),
         weight=row(spread(weight_PK), np.float32),
         sample=row(np.repeat(np.arange(len(kept)), lengths), np.int32),
         advantage=row(spread(advantage_PK), np.float32),

@@ -45,7 +45,7 @@ class TrainSettings:
     samples: int = 16
     micro_rows: int = 1
     row_multiple: int = 512
-    remat: Remat = "dots"
+    remat: Remat = "full"
     normalisation: Normalisation = "std"
     std_epsilon: float = 1e-6
     min_valid: int = 2
@@ -125,6 +125,7 @@ def pivot_step(
             judged.valid_PK.astype(np.float32),
             micro_rows=settings.micro_rows,
             multiple=settings.row_multiple,
+            reach=settings.sampling.max_tokens,
         )
         state, metrics = update(state, reference, put_rows(batch, mesh, axis=1))
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -101,7 +101,7 @@ def test_a_stage_runs_alone(small_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_work_directory_belongs_to_one_configuration(small_model: Path, tmp_path: Path) -> None:
-    rows = {"engine__rows": 8, "sft__micro_rows": 8, "train__micro_rows": 8}
+    rows = {"sft__micro_rows": 8, "train__micro_rows": 8}
     claim(open_run(changed(small_model, **rows), tmp_path))
     open_run(changed(small_model, **rows), tmp_path)
     other = changed(small_model, **rows, selection__threshold=0.5, train__malformed_penalty=-5.0)
@@ -112,7 +112,7 @@ def test_a_work_directory_belongs_to_one_configuration(small_model: Path, tmp_pa
 
 
 def test_rows_that_the_devices_do_not_divide_are_refused(small_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"engine\.rows is 2, which 8 devices .*multiple of 8"):
+    with pytest.raises(UserError, match=r"sft\.micro_rows is 1, which 8 devices .*multiple of 8"):
         open_run(changed(small_model), tmp_path)
 
 
@@ -127,6 +127,6 @@ def test_rows_that_the_devices_do_not_divide_are_refused(small_model: Path, tmp_
 def test_a_misspelt_name_fails_before_anything_is_sampled(
     field: str, value: object, said: str, small_model: Path, tmp_path: Path
 ) -> None:
-    rows = {"engine__rows": 8, "sft__micro_rows": 8, "train__micro_rows": 8}
+    rows = {"sft__micro_rows": 8, "train__micro_rows": 8}
     with pytest.raises(UserError, match=f"'{said}'"):
         open_run(changed(small_model, **rows, **{field: value}), tmp_path)

@@ -18,11 +18,11 @@ from pivotrl_jax.models.presets import (
 )
 from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss
 from pivotrl_jax.training import token_logprobs
-from pivotrl_jax.trees import TokenTree, build_row, stack
+from pivotrl_jax.trees import Layout, TokenTree, build_row, stack
 
-# More than one query block of attention. Both layouts have the same shapes, so that one
+# More than one query block of attention. Trees and flat rows have one layout, so that one
 # compilation serves both; whole rows of padding fill the tree's.
-TOKENS, VOCAB = 320, 64
+LAYOUT, VOCAB = Layout(trunk=256, branches=64, reach=16), 64
 # (start, length) of every sample: several pivots, mixed depths, actions of one token, the first
 # and the last token of a trunk as pivots.
 TRUNKS = {
@@ -34,8 +34,8 @@ SETTINGS = PolicySettings(kl_coef=0.1, aggregation="sequence")
 SAMPLES = 7
 
 
-class Layout(NamedTuple):
-    """The same samples, as rows of either layout; `of` numbers them all."""
+class Batch(NamedTuple):
+    """The same samples, in rows of either kind; `of` numbers them all."""
 
     tree: TokenTree
     scored: np.ndarray
@@ -55,7 +55,7 @@ def pad(parts: list[np.ndarray], width: int) -> np.ndarray:
     return np.stack([np.pad(part, (0, width - len(part))) for part in parts])
 
 
-def layouts() -> tuple[Layout, Layout, int]:
+def layouts() -> tuple[Batch, Batch, int]:
     """The tree, the flat rows and the number of scored tokens."""
     rng = np.random.default_rng(0)
     trees, flat, number = [], [], 0
@@ -66,26 +66,26 @@ def layouts() -> tuple[Layout, Layout, int]:
         total = sum(sizes)
         trees.append(
             (
-                build_row(trunk, branches, TOKENS),
-                length + np.arange(total),
+                build_row(trunk, branches, LAYOUT),
+                LAYOUT.trunk + np.arange(total),
                 np.repeat(np.arange(len(shape)), sizes),
                 number + np.arange(total),
             )
         )
         for start, own in branches:
-            row = build_row(np.concatenate([trunk[:start], own]), [], TOKENS)
+            row = build_row(np.concatenate([trunk[:start], own]), [], LAYOUT)
             n = len(own)
             flat.append((row, start + np.arange(n), np.zeros(n, int), number + np.arange(n)))
             number += n
     nothing = np.zeros(0, int)
-    empty = [(build_row(nothing, [], TOKENS), nothing, nothing, nothing)]
+    empty = [(build_row(nothing, [], LAYOUT), nothing, nothing, nothing)]
     return join(trees + empty * (len(flat) - len(trees))), join(flat), number
 
 
-def join(rows: list[tuple]) -> Layout:
+def join(rows: list[tuple]) -> Batch:
     trees, index, sample, of = zip(*rows, strict=True)
     weight = [np.ones(len(own), np.float32) for own in index]
-    return Layout(stack(trees), *(pad(list(x), WIDTH) for x in (index, weight, sample, of)))
+    return Batch(stack(trees), *(pad(list(x), WIDTH) for x in (index, weight, sample, of)))
 
 
 TREES, ROWS, COUNT = layouts()
@@ -105,19 +105,19 @@ def parameters(cfg: ModelConfig) -> Params:
     compiler_options={"xla_backend_optimization_level": 0},
 )
 def loss_and_gradients(
-    params: Params, cfg: ModelConfig, layout: Layout, remat: str
+    params: Params, cfg: ModelConfig, batch: Batch, remat: str
 ) -> tuple[tuple[jax.Array, jax.Array], Params]:
     """The policy loss, the log-prob of every scored token, and the gradients."""
     rng = np.random.default_rng(1)
-    advantage = jnp.asarray(rng.normal(size=COUNT), jnp.float32)[layout.of]
-    drift, gap = jnp.asarray(rng.normal(size=(2, COUNT)) * 0.1, jnp.float32)[:, layout.of]
-    count = loss_count(layout.weight, layout.sample, SETTINGS.aggregation, SAMPLES)
+    advantage = jnp.asarray(rng.normal(size=COUNT), jnp.float32)[batch.of]
+    drift, gap = jnp.asarray(rng.normal(size=(2, COUNT)) * 0.1, jnp.float32)[:, batch.of]
+    count = loss_count(batch.weight, batch.sample, SETTINGS.aggregation, SAMPLES)
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        logp = token_logprobs(params, cfg, layout.tree, layout.scored, remat=remat).logp_T
+        logp = token_logprobs(params, cfg, batch.tree, batch.scored, remat=remat).logp_T
         fixed = jax.lax.stop_gradient(logp)
         value, _ = policy_loss(
-            logp, fixed + drift, fixed + gap, advantage, layout.weight, layout.sample,
+            logp, fixed + drift, fixed + gap, advantage, batch.weight, batch.sample,
             count, SETTINGS, SAMPLES,
         )  # fmt: skip
         return value, logp
@@ -138,9 +138,9 @@ def test_tree_equals_flat_rows(cfg, remat):
         (flat_loss, flat_logp), flat_grads = loss_and_gradients(params, cfg, ROWS, remat)
     assert loss == pytest.approx(float(flat_loss), rel=1e-5)
     by_token, flat_by_token = np.zeros((2, COUNT))
-    for layout, values, out in ((TREES, logp, by_token), (ROWS, flat_logp, flat_by_token)):
-        valid = layout.weight > 0
-        out[layout.of[valid]] = np.asarray(values)[valid]
+    for batch, values, out in ((TREES, logp, by_token), (ROWS, flat_logp, flat_by_token)):
+        valid = batch.weight > 0
+        out[batch.of[valid]] = np.asarray(values)[valid]
     np.testing.assert_allclose(by_token, flat_by_token, rtol=1e-5)
     far = jax.tree.map(deviation, grads, flat_grads)
     assert max(jax.tree.leaves(far)) < 1e-5, far

@@ -129,11 +129,11 @@ def test_rollouts_come_by_row_and_do_not_depend_on_the_rows(tiny_cfg, tiny_param
     starts = [(0, 12), (1, 4), (1, 9), (2, 15), (2, 3), (2, 7)]
     turns = [turn(f"{trunk}.{start}", trunk, start) for trunk, start in starts]
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
-    how, engine = SamplingSettings(max_tokens=4), EngineSettings(2, 4, 4, 16)
+    how, engine = SamplingSettings(max_tokens=4), EngineSettings(2, 8, 4, 16)
 
-    def sampled(rows) -> list[Rollouts]:
+    def sampled(rows, done=frozenset()) -> list[Rollouts]:
         key = jax.random.key(1)
-        args = (params, cfg, rows, trunks, 3, key, tokenizer, how, engine, mesh)
+        args = (params, cfg, rows, trunks, 3, key, tokenizer, how, engine, mesh, done)
         return list(rollouts(*args))
 
     parts = sampled(plan(turns))
@@ -149,6 +149,8 @@ def test_rollouts_come_by_row_and_do_not_depend_on_the_rows(tiny_cfg, tiny_param
     )
     assert together == apart
     assert together.keys() == {t.id for t in turns}
+    left = sampled(plan(turns), {t.id for t in parts[0].turns})
+    assert {part.turns[0].id for part in left} == {part.turns[0].id for part in parts[1:]}
 
 
 def test_a_profile_of_records_gives_the_candidate_table(rollout, tokenizer, tmp_path):

@@ -12,12 +12,12 @@ from pivotrl_jax.models import ModelConfig, Params, logits
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, draw, sample
 from pivotrl_jax.training import token_logprobs
-from pivotrl_jax.trees import build_row
+from pivotrl_jax.trees import Layout, build_row
 
 EOT = 3
 CAP = 10
 PLAIN = SamplingSettings(max_tokens=CAP)
-ENGINE = EngineSettings(rows=3, slots=4, chunk=4, row_multiple=16)
+ENGINE = EngineSettings(rows=3, slots=12, chunk=4, row_multiple=16)
 KEY = jax.random.key(11)
 
 
@@ -98,8 +98,8 @@ def test_the_engine_equals_the_naive_sampler(serve, cfg, params, trunks, request
     "engine",
     [
         # Fewer rows than trunks, and far fewer slots than requests.
-        EngineSettings(rows=2, slots=1, chunk=3, row_multiple=16),
-        EngineSettings(rows=5, slots=16, chunk=32, row_multiple=64),
+        EngineSettings(rows=2, slots=2, chunk=3, row_multiple=16),
+        EngineSettings(rows=5, slots=48, chunk=32, row_multiple=64),
     ],
     ids=["scarce", "ample"],
 )
@@ -150,8 +150,8 @@ def test_plain_log_probs_are_those_that_training_recomputes(cfg, params, trunks,
         if not own:
             continue
         branches = [(r.start, s.tokens) for r, s in zip(own, group, strict=True)]
-        tree = build_row(trunk, branches, 128)
-        index = np.arange(len(trunk), 112)[None]
+        tree = build_row(trunk, branches, Layout(32, 96, 12))
+        index = np.arange(32, 128)[None]
         scores = jax.jit(token_logprobs, static_argnums=1)(params, cfg, tree, jnp.asarray(index))
         drawn = np.concatenate([s.plain for s in group])
         np.testing.assert_allclose(scores.logp_T[0, : len(drawn)], drawn, rtol=1e-5, atol=1e-5)

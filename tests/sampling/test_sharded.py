@@ -9,7 +9,7 @@ from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings, sample
 
 # As many rows as devices: three trunks and five rows of padding.
-ENGINE = EngineSettings(rows=8, slots=4, chunk=16, row_multiple=16)
+ENGINE = EngineSettings(rows=8, slots=32, chunk=16, row_multiple=16)
 
 
 @pytest.fixture(scope="module")

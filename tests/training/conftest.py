@@ -74,7 +74,7 @@ def make_policy(rows, trunks, rollout, advantage_PK):
     def make(micro_rows: int, scale: float = 1.0) -> PolicyBatch:
         return policy_batch(
             rows, trunks, rollout, scale * advantage_PK, np.ones_like(advantage_PK),
-            micro_rows=micro_rows, multiple=MULTIPLE,
+            micro_rows=micro_rows, multiple=MULTIPLE, reach=16,
         )  # fmt: skip
 
     return make

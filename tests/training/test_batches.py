@@ -21,7 +21,7 @@ def weight_PK(advantage_PK) -> np.ndarray:
 @pytest.fixture(scope="module")
 def batch(rows, trunks, rollout, advantage_PK, weight_PK):
     return policy_batch(
-        rows, trunks, rollout, advantage_PK, weight_PK, micro_rows=3, multiple=MULTIPLE
+        rows, trunks, rollout, advantage_PK, weight_PK, micro_rows=3, multiple=MULTIPLE, reach=16
     )
 
 
@@ -82,7 +82,7 @@ def test_shapes_are_few_and_the_last_micro_batch_is_filled(batch):
 def test_a_batch_without_a_valid_sample(rows, trunks, rollout, advantage_PK):
     nothing = policy_batch(
         rows, trunks, rollout, advantage_PK, np.zeros_like(advantage_PK),
-        micro_rows=4, multiple=MULTIPLE,
+        micro_rows=4, multiple=MULTIPLE, reach=16,
     )  # fmt: skip
     assert nothing.weight.sum() == 0
     assert (nothing.tree.segments <= 0).all()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pivotrl_jax.trees import (
     PADDING,
+    Layout,
     TokenTree,
     build_row,
     causal,
@@ -19,13 +20,14 @@ from pivotrl_jax.trees import (
     visible,
 )
 
-SIZE = 48
+LAYOUT = Layout(trunk=16, branches=32, reach=4)
+SIZE = LAYOUT.size
 Branches = list[tuple[int, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Trunk length, and (start, length) of every branch; the rest of SIZE is padding."""
+    """Trunk length, and (start, length) of every branch; the rest of LAYOUT is padding."""
 
     trunk: int
     branches: tuple[tuple[int, int], ...]
@@ -37,7 +39,7 @@ class Shape:
 
     def sequences(self) -> list[list[int]]:
         """Row indices of the trunk, then of every branch's whole sequence."""
-        found, at = [list(range(self.trunk))], self.trunk
+        found, at = [list(range(self.trunk))], LAYOUT.trunk
         for start, n in self.branches:
             found.append([*range(start), *range(at, at + n)])
             at += n
@@ -65,25 +67,25 @@ def brute_force(shape: Shape) -> np.ndarray:
 
 @jax.jit
 def masks(tree: TokenTree) -> tuple[jax.Array, jax.Array]:
-    everything = slice(0, SIZE)
-    return visible(tree, everything, everything), visible(tree, slice(16, 32), slice(0, 32))
+    apart = np.r_[0:16, 20:32]
+    return visible(tree, slice(0, SIZE), np.arange(SIZE)), visible(tree, slice(24, 32), apart)
 
 
 @settings(deadline=None)
 @given(st.lists(tree_shapes(), min_size=2, max_size=2))
 def test_a_token_sees_its_own_sequence_up_to_itself(forest):
-    tree = stack([build_row(*shape.row(), SIZE) for shape in forest])
+    tree = stack([build_row(*shape.row(), LAYOUT) for shape in forest])
     whole, block = masks(tree)
     expected = np.stack([brute_force(shape) for shape in forest])
     np.testing.assert_array_equal(whole, expected)
-    np.testing.assert_array_equal(block, expected[:, 16:32, :32])
+    np.testing.assert_array_equal(block, expected[:, 24:32][..., np.r_[0:16, 20:32]])
 
 
 @settings(deadline=None)
 @given(tree_shapes())
 def test_every_field_follows_from_the_sequences(shape):
     trunk, branches = shape.row()
-    tree = jax.tree.map(lambda x: x[0], build_row(trunk, branches, SIZE))
+    tree = jax.tree.map(lambda x: x[0], build_row(trunk, branches, LAYOUT))
     wanted = [trunk, *(np.concatenate([trunk[:start], own]) for start, own in branches)]
     for number, (sequence, tokens) in enumerate(zip(shape.sequences(), wanted, strict=True)):
         np.testing.assert_array_equal(tree.tokens[sequence], tokens)
@@ -91,16 +93,16 @@ def test_every_field_follows_from_the_sequences(shape):
         np.testing.assert_array_equal(tree.parents[sequence[1:]], sequence[:-1])
         own = sequence[shape.branches[number - 1][0] if number else 0 :]
         assert (tree.segments[own] == number).all()
-    used = shape.trunk + sum(n for _, n in shape.branches)
-    assert (tree.segments[used:] == PADDING).all()
-    assert (tree.segments[:used] != PADDING).all()
+    used = np.zeros(SIZE, bool)
+    used[: shape.trunk] = used[16 : 16 + sum(n for _, n in shape.branches)] = True
+    np.testing.assert_array_equal(tree.segments != PADDING, used)
 
 
 def test_a_causal_row_is_a_trunk_without_branches():
     tokens = np.arange(5, 5 + SIZE, dtype=np.int32)
     for field, other in zip(
         jax.tree.leaves(causal(tokens[None])),
-        jax.tree.leaves(build_row(tokens, [], SIZE)),
+        jax.tree.leaves(build_row(tokens, [], Layout(SIZE))),
         strict=True,
     ):
         np.testing.assert_array_equal(field, other)
@@ -114,14 +116,17 @@ def test_a_causal_row_may_live_on_a_device():
 
 
 def test_tokens_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="a tree of 9 tokens does not fit a row of 8"):
-        build_row(np.zeros(6, np.int32), [(2, np.zeros(3, np.int32))], 8)
+    branches = [(2, np.zeros(3, np.int32)), (2, np.zeros(1, np.int32))]
+    build_row(np.zeros(6, np.int32), branches, Layout(6, 4, 3))
+    for small in (Layout(5, 4, 3), Layout(6, 3, 3), Layout(6, 4, 2)):
+        with pytest.raises(ValueError, match=r"6 trunk and 4 branch tokens \(at most 3\) exceed"):
+            build_row(np.zeros(6, np.int32), branches, small)
 
 
 @pytest.mark.parametrize("start", [0, 7, -1])
 def test_a_branch_starts_on_the_trunk(start):
     with pytest.raises(ValueError, match=f"branch 2 starts at {start} of a trunk of 6 tokens"):
-        build_row(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))], 8)
+        build_row(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))], Layout(8, 8, 8))
 
 
 def test_sizes():
