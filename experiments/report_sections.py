@@ -147,13 +147,18 @@ def timing_rows(run: Artifacts) -> list[Row]:
         tokens = sum(part.get("tokens") or 0 for part in parts)
         seconds = sum(part["seconds"] for part in parts)
         memory = max(part["peak_rss_mb"] for part in parts)
-        rows.append({"stage": stage, "seconds": seconds, "tokens": tokens, "memory": memory})
+        drafted = sum(part.get("drafted") or 0 for part in parts)
+        rows.append(
+            {"stage": stage, "seconds": seconds, "tokens": tokens, "drafted": drafted,
+             "memory": memory}
+        )  # fmt: skip
     longest = max((row["seconds"] for row in rows), default=0) or 1
     for row in rows:
         row["bar"] = charts.bar(row["seconds"] / longest)
         row["time"] = duration(row["seconds"])
         row["speed"] = f"{row['tokens'] / max(row['seconds'], 1e-9):,.0f}" if row["tokens"] else "–"
         row["tokens"] = f"{row['tokens']:,}" if row["tokens"] else "–"
+        row["drafted"] = f"{row['drafted']:,}" if row["drafted"] else "–"
         row["memory"] = f"{row['memory']:,.0f} MiB"
     return rows
 

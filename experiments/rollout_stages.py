@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from experiments.candidates import Corpus
 from experiments.context import EVALUATE, Run, key_of, write_json
-from experiments.progress import Progress
+from experiments.progress import Progress, StageRecord
 from pivotrl_jax.evaluation import heldout_difference, heldout_reward, perplexity, read_texts
 from pivotrl_jax.models import Params
 from pivotrl_jax.objectives import rewards
@@ -108,8 +108,12 @@ def fingerprint(params: Params) -> str:
     return hashlib.sha256(sums.tobytes()).hexdigest()
 
 
-def sampled_tokens(run: Run, *names: str) -> int:
-    return sum(sum(read_samples(run.workdir / name)["length"].to_pylist()) for name in names)
+def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
+    """Notes how many tokens the samples of these stores have, and how many were drafted."""
+    for name in names:
+        samples = read_samples(run.workdir / name)
+        record.tokens += sum(samples["length"].to_pylist())
+        record.drafted += sum(samples["drafted"].to_pylist())
 
 
 def select_stage(run: Run, table: pa.Table) -> set[str]:

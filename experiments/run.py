@@ -22,16 +22,16 @@ from ml_collections import config_flags
 from experiments import report
 from experiments.candidates import candidates_stage, read_stage
 from experiments.context import PROFILE, Run, claim, key_of, open_run, write_json
-from experiments.progress import StageRecord, stage_timer
+from experiments.progress import StageRecord, release_memory, stage_timer
 from experiments.rollout_stages import (
+    count_tokens,
     evaluate_stage,
     profile_stage,
-    sampled_tokens,
     select_stage,
     summarise,
 )
 from experiments.settings import Settings, from_config
-from experiments.update_stages import export_stage, scored_tokens, sft_stage, train_stage
+from experiments.update_stages import count_scored, export_stage, sft_stage, train_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.training import Stopped
@@ -67,6 +67,7 @@ def stage(run: Run, name: str, only: str | None) -> Iterator[StageRecord]:
         with stage_timer(run.workdir, name) as record:
             yield record
         write_json(marker, {"stage": name})
+        release_memory()
     if name == only:
         raise Finished
 
@@ -84,14 +85,14 @@ def execute(run: Run, only: str | None = None) -> None:
     tables = {}
     with stage(run, "evaluate_base", only) as record:
         tables["base"] = evaluate_stage(run, corpus, policy, "base")
-        record.tokens = sampled_tokens(run, "evaluate/base")
+        count_tokens(run, record, "evaluate/base")
     if settings.sft.epochs:
         with stage(run, "sft", only) as record:
             policy = sft_stage(run, corpus, policy)
-            record.tokens = scored_tokens(run, "sft")
+            count_scored(run, record, "sft")
         with stage(run, "evaluate_sft", only) as record:
             tables["sft"] = evaluate_stage(run, corpus, policy, "sft")
-            record.tokens = sampled_tokens(run, "evaluate/sft")
+            count_tokens(run, record, "evaluate/sft")
     with stage(run, "profile", only) as record:
         profiled = {
             split: profile_stage(
@@ -106,16 +107,16 @@ def execute(run: Run, only: str | None = None) -> None:
             )
             for split, turns in corpus.turns.items()
         }
-        record.tokens = sampled_tokens(run, *(f"profile/{split}" for split in corpus.turns))
+        count_tokens(run, record, *(f"profile/{split}" for split in corpus.turns))
     with stage(run, "select", only):
         pivots = select_stage(run, profiled["train"])
     with stage(run, "train", only) as record:
         policy = train_stage(run, corpus, policy, pivots)
-        record.tokens = scored_tokens(run, "train")
+        count_scored(run, record, "train")
         export_stage(run, policy)
     with stage(run, "evaluate_pivotrl", only) as record:
         tables["pivotrl"] = evaluate_stage(run, corpus, policy, "pivotrl")
-        record.tokens = sampled_tokens(run, "evaluate/pivotrl")
+        count_tokens(run, record, "evaluate/pivotrl")
         summarise(run, tables, profiled["heldout"])
     with stage(run, "report", only):
         print(f"report: {report.write(run.workdir)}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.candidates import Corpus
 from experiments.context import TRAIN, Run, key_of
-from experiments.progress import Progress
+from experiments.progress import Progress, StageRecord
 from pivotrl_jax.models import Params, huggingface
 from pivotrl_jax.parallel import put_rows
 from pivotrl_jax.pivots import (
@@ -87,7 +87,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> P
         optimizer,
         layout,
         run.settings.objective,
-        samples=settings.pivots_per_row * settings.samples,
+        settings.advantage,
         temperature=settings.sampling.temperature,
         remat=settings.remat,
     )
@@ -158,10 +158,12 @@ def _train(
     return state
 
 
-def scored_tokens(run: Run, name: str) -> int:
-    """Action tokens that the updates of `name` were computed on."""
-    lines = (run.workdir / name / "metrics.jsonl").read_text().splitlines()
-    return sum(int(json.loads(line)["action_tokens"]) for line in lines)
+def count_scored(run: Run, record: StageRecord, name: str) -> None:
+    """Notes how many action tokens the updates of `name` saw, and how many were drafted."""
+    for line in (run.workdir / name / "metrics.jsonl").read_text().splitlines():
+        metrics = json.loads(line)
+        record.tokens += int(metrics["action_tokens"])
+        record.drafted += int(metrics.get("drafted_tokens", 0))
 
 
 def export_stage(run: Run, params: Params) -> None:

@@ -2,3 +2,4 @@
 
 from kernels.linear_logprob.api import linear_logprob as linear_logprob
 from kernels.linear_logprob.reference import LogProbs as LogProbs
+from kernels.linear_logprob.sharded import Shards as Shards

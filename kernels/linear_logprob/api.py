@@ -1,14 +1,19 @@
 """The one entry point; it chooses the implementation."""
 
-from typing import Literal
+import functools
+import logging
+from typing import Literal, get_args
 
+import jax
 from jaxtyping import Array, Float, Int
 
-from kernels.linear_logprob import reference, xla
+from kernels.linear_logprob import blocks, fused, pallas, reference, sharded
 from kernels.linear_logprob.reference import LogProbs
+from kernels.linear_logprob.sharded import Shards
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel.sharding import RULES, spec
 
-Implementation = Literal["auto", "xla", "reference"]
+Implementation = Literal["auto", "xla", "pallas", "reference"]
 
 
 def linear_logprob(
@@ -17,20 +22,74 @@ def linear_logprob(
     labels_T: Int[Array, "T"],
     *,
     temperature: float = 1.0,
+    soft_cap: float | None = None,
     block: int = 4096,
     implementation: Implementation = "auto",
+    interpret: bool = False,
+    shards: Shards | None = None,
 ) -> LogProbs:
-    """Log-probability, log-sum-exp and entropy of softmax(hidden @ head.T / temperature), float32.
+    """Log-probability, log-sum-exp and entropy of softmax(z), float32, without the logits z.
 
-    Operands are bfloat16 or float32, sums are float32; labels lie in [0, V). Differentiable in
-    `hidden_TD` and `head_VD` through all three results. `temperature` and `block` (vocabulary rows
-    at a time) are Python numbers; T and V may be any size. Raises UserError for an unknown
-    `implementation`.
+    z = soft_cap * tanh(hidden @ head.T / soft_cap) / temperature, without a cap hidden @ head.T /
+    temperature. Operands are bfloat16 or float32, sums are float32; labels lie in [0, V); T and V
+    may be any size. Differentiable in `hidden_TD` and `head_VD` through all three results.
+    `block` is the number of vocabulary rows that the loops in XLA take at a time. `interpret` runs
+    "pallas" on any device, for tests. Under `jax.set_mesh` every device works on its `shards` of
+    tokens and vocabulary, which are those of `pivotrl_jax.parallel` unless given. "auto" is
+    "pallas" on TPU and "xla" elsewhere. Raises UserError for an `implementation` that is
+    unknown or cannot run here.
     """
+    if implementation not in get_args(Implementation):
+        raise UserError(
+            f"linear_logprob: no implementation {implementation!r}; "
+            "use 'auto', 'xla', 'pallas' or 'reference'."
+        )
     if implementation == "reference":
-        return reference.linear_logprob(hidden_TD, head_VD, labels_T, temperature)
-    if implementation in ("auto", "xla"):
-        return xla.linear_logprob(hidden_TD, head_VD, labels_T, temperature, block)
-    raise UserError(
-        f"linear_logprob: no implementation {implementation!r}; use 'auto', 'xla' or 'reference'."
+        _announce("reference")
+        return reference.linear_logprob(hidden_TD, head_VD, labels_T, temperature, soft_cap)
+    target = _target(head_VD, implementation, interpret)
+    _announce("xla" if target is None else f"pallas ({target})")
+    settings = fused.Settings(temperature, soft_cap, block, target)
+    shards = shards or _shards(len(hidden_TD), len(head_VD))
+    if shards is None:
+        return fused.linear_logprob(hidden_TD, head_VD, labels_T, settings)
+    return sharded.linear_logprob(hidden_TD, head_VD, labels_T, settings, shards)
+
+
+def _shards(tokens: int, vocab: int) -> Shards | None:
+    """How the mesh divides tokens and vocabulary; None where there is one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return None
+    return Shards(
+        tokens=RULES["rows"] if spec(("rows",), (tokens,), mesh)[0] else (),
+        vocab=RULES["vocab"] if spec(("vocab",), (vocab,), mesh)[0] else (),
     )
+
+
+def _target(
+    head_VD: Float[Array, "V D"], implementation: Implementation, interpret: bool
+) -> pallas.Target | None:
+    """The kernel's target, or None for the loop in XLA. Only "auto" may fall back to it."""
+    if implementation == "xla":
+        return None
+    if implementation == "pallas" and interpret:
+        return pallas.Target("tpu", blocks.Blocks(), interpret=True)
+    vocab, width = head_VD.shape
+    platform, kind = jax.default_backend(), jax.devices()[0].device_kind
+    able = platform in ("tpu", "gpu") and pallas.fits(width, vocab, platform)
+    # The Triton form has been lowered but not yet timed on a GPU, so one has to ask for it.
+    if able and (platform == "tpu" or implementation == "pallas"):
+        return pallas.Target(platform, blocks.choose(kind, width * head_VD.dtype.itemsize))
+    if implementation == "auto":
+        return None
+    raise UserError(
+        f"linear_logprob: 'pallas' cannot run a head of shape {head_VD.shape} on {platform!r} "
+        "(it takes a TPU, or a GPU and a width that 16 divides); use 'auto' or 'xla'."
+    )
+
+
+@functools.cache
+def _announce(implementation: str) -> None:
+    """Logs a choice once per process, so that a fallback is seen."""
+    logging.getLogger(__name__).info("linear_logprob runs as %s", implementation)

@@ -1,17 +1,13 @@
 """Vocabulary blocks in plain XLA: runs on every backend and never holds a [T, V] array."""
 
-import functools
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from kernels.linear_logprob.partials import NEGATIVE, Partials, merge, of_block
 from kernels.linear_logprob.reference import LogProbs, logits
-
-# Finite, because (-inf) - (-inf) and 0 * inf are NaN.
-NEGATIVE = -1e30
 
 Residuals = tuple[Array, Array, Array, Array, Array]
 
@@ -25,59 +21,56 @@ def _rows(vocab: int, block: int, i: Int[Array, ""]) -> tuple[Int[Array, "V"], B
     return rows_V, rows_V >= i * block
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def linear_logprob(
+def partials(
     hidden_TD: Float[Array, "T D"],
     head_VD: Float[Array, "V D"],
     labels_T: Int[Array, "T"],
     temperature: float,
+    soft_cap: float | None,
     block: int,
-) -> LogProbs:
-    """As `reference.linear_logprob`, with temporary memory of a few [T, block] arrays."""
+) -> Partials:
+    """Partials of the whole head, with temporary memory of a few [T, block] arrays.
+
+    Labels outside [0, V) match no row.
+    """
     vocab = head_VD.shape[0]
     block = min(block, vocab)
 
-    def step(i: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        max_T, sum_T, moment_T, label_T = carry
+    def step(i: Int[Array, ""], carry: Partials) -> Partials:
         rows_V, fresh_V = _rows(vocab, block, i)
         weights_VD = lax.dynamic_slice_in_dim(head_VD, rows_V[0], block)
-        z_TV = jnp.where(fresh_V, logits(hidden_TD, weights_VD, temperature), NEGATIVE)
-        top_T = jnp.maximum(max_T, z_TV.max(axis=1))
-        exp_TV = jnp.exp(z_TV - top_T[:, None])
-        scale_T = jnp.exp(max_T - top_T)
-        moment_T = (moment_T + (max_T - top_T) * sum_T) * scale_T
-        return (
-            top_T,
-            sum_T * scale_T + exp_TV.sum(axis=1),
-            moment_T + jnp.sum(exp_TV * (z_TV - top_T[:, None]), axis=1),
-            label_T + jnp.sum(jnp.where(fresh_V & (rows_V == labels_T[:, None]), z_TV, 0), axis=1),
-        )
+        z_TV = logits(hidden_TD, weights_VD, temperature, soft_cap)
+        z_TV = jnp.where(fresh_V, z_TV, NEGATIVE)
+        hit_TV = fresh_V & (rows_V == labels_T[:, None])
+        return merge(carry, of_block(z_TV, hit_TV, axis=1))
 
     zero_T = jnp.zeros(hidden_TD.shape[:1], jnp.float32)
-    carry = (jnp.full_like(zero_T, NEGATIVE), zero_T, zero_T, zero_T)
-    max_T, sum_T, moment_T, label_T = lax.fori_loop(0, math.ceil(vocab / block), step, carry)
-    lse_T = max_T + jnp.log(sum_T)
-    return LogProbs(label_T - lse_T, lse_T, jnp.log(sum_T) - moment_T / sum_T)
+    nothing = Partials(jnp.full_like(zero_T, NEGATIVE), zero_T, zero_T, zero_T)
+    return lax.fori_loop(0, math.ceil(vocab / block), step, nothing)
 
 
-def _forward(
-    hidden_TD: Float[Array, "T D"],
-    head_VD: Float[Array, "V D"],
-    labels_T: Int[Array, "T"],
+def _slope(
+    z: Float[Array, "..."], temperature: float, soft_cap: float | None
+) -> Float[Array, "..."] | float:
+    """The derivative of `reference.scale`, by its value: tanh' = 1 - tanh^2."""
+    if soft_cap is None:
+        return 1 / temperature
+    return (1 - jnp.square(z * (temperature / soft_cap))) / temperature
+
+
+def gradients(
+    residuals: Residuals,
+    cotangents: LogProbs,
     temperature: float,
+    soft_cap: float | None,
     block: int,
-) -> tuple[LogProbs, Residuals]:
-    out = linear_logprob(hidden_TD, head_VD, labels_T, temperature, block)
-    return out, (hidden_TD, head_VD, labels_T, out.lse_T, out.entropy_T)
+) -> tuple[Float[Array, "T D"], Float[Array, "V D"]]:
+    """Gradients of hidden states (float32) and head (its own dtype), whatever the forward form.
 
-
-def _backward(
-    temperature: float, block: int, residuals: Residuals, cotangents: LogProbs
-) -> tuple[Float[Array, "T D"], Float[Array, "V D"], None]:
-    """Recomputes the logits block by block and writes each block of the head's gradient in place.
-
-    With p the softmax and H the entropy, dlogp/dz = onehot - p, dlse/dz = p and
-    dH/dz = -p (z - lse + H).
+    `residuals` are hidden states, head, labels, log-sum-exp and entropy; the last two are those of
+    the whole vocabulary when the head is a slice of it. Recomputes the logits block by block and
+    writes each block of the head's gradient in place. With p the softmax and H the entropy,
+    dlogp/dz = onehot - p, dlse/dz = p and dH/dz = -p (z - lse + H).
     """
     hidden_TD, head_VD, labels_T, lse_T, entropy_T = residuals
     vocab = head_VD.shape[0]
@@ -88,12 +81,13 @@ def _backward(
         d_hidden_TD, d_head_VD = carry
         rows_V, fresh_V = _rows(vocab, block, i)
         weights_VD = lax.dynamic_slice_in_dim(head_VD, rows_V[0], block)
-        logp_TV = logits(hidden_TD, weights_VD, temperature) - lse_T[:, None]
+        z_TV = logits(hidden_TD, weights_VD, temperature, soft_cap)
+        logp_TV = z_TV - lse_T[:, None]
         d_z_TV = jnp.exp(logp_TV) * (
             d_lse_T1 - d_logp_T1 - d_entropy_T1 * (logp_TV + entropy_T[:, None])
         )
         d_z_TV += jnp.where(rows_V == labels_T[:, None], d_logp_T1, 0)
-        d_z_TV = (d_z_TV / temperature).astype(hidden_TD.dtype)
+        d_z_TV = (d_z_TV * _slope(z_TV, temperature, soft_cap)).astype(hidden_TD.dtype)
         # Overlapped rows have given to d_hidden already; in d_head they are rewritten unchanged.
         fresh_VD = jnp.where(fresh_V[:, None], weights_VD, 0)
         d_hidden_TD += jnp.einsum("TV,VD->TD", d_z_TV, fresh_VD, preferred_element_type=jnp.float32)
@@ -103,8 +97,4 @@ def _backward(
         )
 
     zeros = (jnp.zeros(hidden_TD.shape, jnp.float32), jnp.zeros_like(head_VD))
-    d_hidden_TD, d_head_VD = lax.fori_loop(0, math.ceil(vocab / block), step, zeros)
-    return d_hidden_TD.astype(hidden_TD.dtype), d_head_VD, None
-
-
-linear_logprob.defvjp(_forward, _backward)
+    return lax.fori_loop(0, math.ceil(vocab / block), step, zeros)

@@ -88,7 +88,11 @@ def rollouts(
     whose turns are all in `done` (ids) are left out.
     """
     requests = [
-        [Request(t.start, zlib.crc32(t.id.encode()), k) for t in part for k in range(samples)]
+        [
+            Request(t.start, t.end, zlib.crc32(t.id.encode()), k)
+            for t in part
+            for k in range(samples)
+        ]
         for _, part in rows
     ]
     histories = [trunks[trunk] for trunk, _ in rows]
@@ -145,6 +149,7 @@ def sample_records(
             "tokens": drawn.tokens.tolist(),
             "text": judged.texts[i][j],
             "length": len(drawn.tokens),
+            "drafted": drawn.drafted,
             "truncated": drawn.truncated,
             "malformed": bool(judged.malformed_PK[i, j]),
             "logp": float(drawn.plain.sum(dtype=np.float64)),

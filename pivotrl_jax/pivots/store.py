@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.list_(pa.int32())),
         ("text", pa.string()),
         ("length", pa.int32()),
+        ("drafted", pa.int32()),  # leading tokens that are the expert's and cost no decoding
         ("truncated", pa.bool_()),
         ("malformed", pa.bool_()),
         ("logp", pa.float64()),  # untempered, summed over the tokens

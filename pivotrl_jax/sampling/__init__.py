@@ -1,6 +1,7 @@
 """Sampling actions from the policy."""
 
-from pivotrl_jax.sampling.sampler import EngineSettings, Request, Sample, sample
+from pivotrl_jax.sampling.sampler import sample
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
+from pivotrl_jax.sampling.types import EngineSettings, Request, Sample
 
 __all__ = ["EngineSettings", "Request", "Sample", "SamplingSettings", "draw", "sample"]

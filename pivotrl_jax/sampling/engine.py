@@ -42,7 +42,8 @@ class Slots:
     trunk_hidden_RLD: Float[Array, "R L D"]
     own: Cache
     drawn: Drawn
-    start_RB: Int[Array, "R B"]
+    start_RB: Int[Array, "R B"]  # trunk tokens before the slot's own
+    drafted_RB: Int[Array, "R B"]  # of the tokens drawn, those that lie on the trunk
     length_RB: Int[Array, "R B"]  # tokens drawn so far
     running_RB: Bool[Array, "R B"]
     hidden_RBD: Float[Array, "R B D"]  # final hidden state before the next draw
@@ -51,10 +52,13 @@ class Slots:
 
 @flax.struct.dataclass
 class Refill:
-    """Slots to start anew: where on the trunk, and with which key."""
+    """Slots to start anew: what they have drawn along the expert's action already, where they go
+    on from there, and with which key."""
 
     fresh_RB: Bool[Array, "R B"]
     start_RB: Int[Array, "R B"]
+    drafted_RB: Int[Array, "R B"]
+    drawn: Drawn
     keys_RB: PRNGKeyArray
 
 
@@ -73,6 +77,7 @@ def idle_slots(
         own=branch_cache(cfg, *shape, settings.max_tokens),
         drawn=Drawn(zeros.astype(jnp.int32), zeros, zeros),
         start_RB=jnp.zeros(shape, jnp.int32),
+        drafted_RB=jnp.zeros(shape, jnp.int32),
         length_RB=jnp.zeros(shape, jnp.int32),
         running_RB=jnp.zeros(shape, bool),
         hidden_RBD=jnp.zeros((*shape, cfg.width), cfg.dtype),
@@ -87,16 +92,20 @@ def load_trunks(
     slots: Slots,
     trunks_QL: Int[Array, "Q L"],
     rows_Q: Int[Array, "Q"],
-) -> Slots:
-    """Prefills Q trunks into the rows `rows_Q`; a row number beyond R is dropped."""
+) -> tuple[Slots, Float[Array, "Q L D"]]:
+    """Prefills Q trunks into the rows `rows_Q`; a row number beyond R is dropped.
+
+    Returns their final hidden states as well.
+    """
     with jax.named_scope("prefill"):
         hidden_QLD, trunk = prefill(params, cfg, trunks_QL)
     put = lambda old, new: old.at[rows_Q].set(new, mode="drop")  # noqa: E731
-    return dataclasses.replace(
+    filled = dataclasses.replace(
         slots,
         trunk=jax.tree.map(put, slots.trunk, trunk),
         trunk_hidden_RLD=put(slots.trunk_hidden_RLD, hidden_QLD),
     )
+    return filled, hidden_QLD
 
 
 @partial(jax.jit, static_argnames="cfg")
@@ -137,7 +146,7 @@ def advance(
                 layers,
                 cfg,
                 tokens_RB,
-                slots.length_RB - 1,
+                slots.length_RB - slots.drafted_RB - 1,
                 slots.start_RB,
                 slots.trunk,
                 slots.own,
@@ -148,15 +157,17 @@ def advance(
 
 
 def _refilled(slots: Slots, refill: Refill) -> Slots:
-    fresh = refill.fresh_RB
+    fresh, cap = refill.fresh_RB, slots.drawn.tokens_RBS.shape[-1]
     before = jnp.maximum(refill.start_RB - 1, 0)[..., None]
     first_RBD = jnp.take_along_axis(slots.trunk_hidden_RLD, before, axis=1)
     return dataclasses.replace(
         slots,
-        drawn=jax.tree.map(lambda x: x * ~fresh[..., None], slots.drawn),
+        drawn=jax.tree.map(partial(jnp.where, fresh[..., None]), refill.drawn, slots.drawn),
         start_RB=jnp.where(fresh, refill.start_RB, slots.start_RB),
-        length_RB=jnp.where(fresh, 0, slots.length_RB),
-        running_RB=slots.running_RB | fresh,
+        drafted_RB=jnp.where(fresh, refill.drafted_RB, slots.drafted_RB),
+        length_RB=jnp.where(fresh, refill.drafted_RB, slots.length_RB),
+        # A draft may have reached the cap.
+        running_RB=jnp.where(fresh, refill.drafted_RB < cap, slots.running_RB),
         hidden_RBD=jnp.where(fresh[..., None], first_RBD, slots.hidden_RBD),
         keys_RB=jnp.where(fresh, refill.keys_RB, slots.keys_RB),
     )
@@ -179,15 +190,3 @@ def _draw(
     length = length + running
     running = running & (tokens != eot) & (length < settings.max_tokens)
     return tokens, dataclasses.replace(slots, drawn=drawn, length_RB=length, running_RB=running)
-
-
-@jax.jit
-def sample_keys(
-    key: PRNGKeyArray, ids_RB: Int[Array, "R B"], samples_RB: Int[Array, "R B"]
-) -> PRNGKeyArray:
-    """One key per slot from a run's key, the candidate's id (uint32) and the sample's number."""
-
-    def one(candidate: jax.Array, sample: jax.Array) -> PRNGKeyArray:
-        return jax.random.fold_in(jax.random.fold_in(key, candidate), sample)
-
-    return jax.vmap(jax.vmap(one))(ids_RB, samples_RB)

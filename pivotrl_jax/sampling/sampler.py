@@ -1,64 +1,28 @@
 """The host half of the sampler: a queue of requests for every resident trunk."""
 
-import dataclasses
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.parallel import put_rows
+from pivotrl_jax.sampling.drafts import follow_experts, groups
 from pivotrl_jax.sampling.engine import (
+    Drawn,
     Refill,
     Slots,
     advance,
     decoding_layers,
     idle_slots,
     load_trunks,
-    sample_keys,
 )
-from pivotrl_jax.sampling.tokens import SamplingSettings
+from pivotrl_jax.sampling.tokens import SamplingSettings, sample_keys
+from pivotrl_jax.sampling.types import EngineSettings, Request, Sample
 from pivotrl_jax.trees import chunks, round_up
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One sample: continue `trunk[:start]`; drawn with (run key, `candidate`, `sample`)."""
-
-    start: int
-    candidate: int  # uint32
-    sample: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sample:
-    """One sampled action of T tokens, the end-of-turn token included unless `truncated`.
-
-    `behaviour` is the log-prob of each token under the distribution it was drawn from (tempered,
-    truncated, renormalised), `plain` the one at temperature 1 with nothing left out.
-    """
-
-    tokens: Int[np.ndarray, "T"]
-    behaviour: Float[np.ndarray, "T"]
-    plain: Float[np.ndarray, "T"]
-    truncated: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineSettings:
-    """At most `rows` trunks in memory, `slots` decoding slots shared out among them.
-
-    Slots are refilled every `chunk` tokens. Trunks are padded to a multiple of `row_multiple`, so
-    that few shapes are compiled.
-    """
-
-    rows: int = 8
-    slots: int = 64
-    chunk: int = 8
-    row_multiple: int = 512
 
 
 class _Row:
@@ -66,13 +30,18 @@ class _Row:
 
     def __init__(self) -> None:
         self.trunk = -1  # idle
-        self.waiting: deque[tuple[int, Request]] = deque()
-        self.in_slot: dict[int, int] = {}  # slot to number of the request
+        self.waiting: deque[tuple[int, Request, Sample]] = deque()
+        self.in_slot: dict[int, tuple[int, int]] = {}  # slot to number and drafted tokens
         self.done: dict[int, Sample] = {}
 
-    def serve(self, trunk: int, requests: Sequence[Request]) -> None:
+    def serve(self, trunk: int, requests: Sequence[Request], drafts: Sequence[Sample]) -> None:
+        """Takes a trunk; a sample that followed its expert to the end is done already."""
         self.trunk, self.done = trunk, {}
-        self.waiting = deque(enumerate(requests))
+        for number, (request, drafted) in enumerate(zip(requests, drafts, strict=True)):
+            if drafted.truncated:
+                self.waiting.append((number, request, drafted))
+            else:
+                self.done[number] = drafted
 
     @property
     def finished(self) -> bool:
@@ -96,20 +65,32 @@ def sample(
     The trunks in `done` are left out. (The shapes of arrays, and by them the last bits of
     log-probs, follow from all requests, so that a resumed run draws what an undisturbed one does.)
 
-    A trunk is prefilled once for all its requests. Between chunks of decoding, free slots take the
-    next requests of their trunk, and finished rows the next trunk, so that short samples do not
-    wait for long ones.
+    A trunk is prefilled once for all its requests, and the samples follow the expert's action as
+    far as they agree with it. Between chunks of decoding, free slots take the next requests of
+    their trunk, and finished rows the next trunk, so that short samples do not wait for long ones.
     """
     shape, length = _shape(requests, engine, mesh)
+    most = max((len(group) for own in requests for group in groups(own)), default=1)
     layers = decoding_layers(params, cfg)
     slots = idle_slots(cfg, sampling, shape, length)
     rows = [_Row() for _ in range(shape[0])]
     pending = deque(number for number in range(len(requests)) if number not in done)
     while pending or any(row.trunk >= 0 for row in rows):
-        for numbers, places in _assign(rows, pending, requests, mesh):
+        for numbers, places in _assign(rows, pending, mesh):
             tokens_QL = np.stack([_padded(trunks[number], length) for number in numbers])
-            slots = load_trunks(params, cfg, slots, *put_rows((tokens_QL, places), mesh))
-        refill = _next(rows, key, shape[1], mesh)
+            slots, hidden_QLD = load_trunks(
+                params, cfg, slots, *put_rows((tokens_QL, places), mesh)
+            )
+            wanted = [
+                requests[n] if p < len(rows) else () for n, p in zip(numbers, places, strict=True)
+            ]
+            drafts = follow_experts(
+                params, hidden_QLD, tokens_QL, wanted, most, key, eot, sampling, mesh
+            )
+            for number, place, own, drafted in zip(numbers, places, wanted, drafts, strict=True):
+                if place < len(rows):
+                    rows[place].serve(number, own, drafted)
+        refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
         slots = advance(params, layers, cfg, slots, refill, sampling, eot, engine.chunk)
         _harvest(slots, rows, eot)
         for row in rows:
@@ -124,17 +105,14 @@ def _shape(
     """Rows and slots per row, and room for a trunk. Many rows of few slots end at about the same
     time; few trunks leave more slots for each."""
     most = max(map(len, requests), default=1)
-    longest = max((r.start for own in requests for r in own), default=1)
+    longest = max((r.end for own in requests for r in own), default=1)
     rows = round_up(min(engine.rows, len(requests)), mesh.shape["data"] * mesh.shape["fsdp"])
     slots = max(1, min(engine.slots // rows, most))
     return (rows, slots), round_up(longest, engine.row_multiple)
 
 
 def _assign(
-    rows: Sequence[_Row],
-    pending: deque[int],
-    requests: Sequence[Sequence[Request]],
-    mesh: Mesh,
+    rows: Sequence[_Row], pending: deque[int], mesh: Mesh
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Gives idle rows the next trunks: batches of (trunk numbers, rows) to prefill together.
 
@@ -145,8 +123,6 @@ def _assign(
     idle = [index for index, row in enumerate(rows) if row.trunk < 0]
     for places in chunks(idle[: len(pending)], size):
         numbers = [pending.popleft() for _ in places]
-        for place, number in zip(places, numbers, strict=True):
-            rows[place].serve(number, requests[number])
         missing = size - len(places)
         padded = np.array([*places, *[len(rows)] * missing], np.int32)
         yield numbers + numbers[:1] * missing, padded
@@ -156,20 +132,28 @@ def _padded(trunk: np.ndarray, length: int) -> np.ndarray:
     return np.pad(trunk[:length], (0, max(0, length - len(trunk)))).astype(np.int32)
 
 
-def _next(rows: Sequence[_Row], key: PRNGKeyArray, slots: int, mesh: Mesh) -> Refill:
+def _next(rows: Sequence[_Row], key: PRNGKeyArray, slots: int, cap: int, mesh: Mesh) -> Refill:
     """Gives every free slot the next request of its trunk, and notes whose it is now."""
     shape = (len(rows), slots)
-    fresh, start = np.zeros(shape, bool), np.zeros(shape, np.int32)
+    fresh, (start, drafted) = np.zeros(shape, bool), np.zeros((2, *shape), np.int32)
     candidate, number = np.zeros(shape, np.uint32), np.zeros(shape, np.int32)
+    tokens = np.zeros((*shape, cap), np.int32)
+    behaviour, plain = np.zeros((2, *shape, cap), np.float32)
     for place, row in enumerate(rows):
         for slot in range(slots):
             if row.waiting and slot not in row.in_slot:
-                row.in_slot[slot], request = row.waiting.popleft()
-                fresh[place, slot], start[place, slot] = True, request.start
-                candidate[place, slot], number[place, slot] = request.candidate, request.sample
+                at = (place, slot)
+                index, request, so_far = row.waiting.popleft()
+                n = so_far.drafted
+                row.in_slot[slot] = (index, n)
+                fresh[at], start[at], drafted[at] = True, request.start + n, n
+                candidate[at], number[at] = request.candidate, request.sample
+                tokens[at][:n], behaviour[at][:n] = so_far.tokens, so_far.behaviour
+                plain[at][:n] = so_far.plain
     keys = sample_keys(key, *put_rows((candidate, number), mesh))
-    fresh_RB, start_RB = put_rows((fresh, start), mesh)
-    return Refill(fresh_RB, start_RB, keys)
+    drawn = Drawn(*put_rows((tokens, behaviour, plain), mesh))
+    fresh_RB, start_RB, drafted_RB = put_rows((fresh, start, drafted), mesh)
+    return Refill(fresh_RB, start_RB, drafted_RB, drawn, keys)
 
 
 def _harvest(slots: Slots, rows: Sequence[_Row], eot: int) -> None:
@@ -177,11 +161,13 @@ def _harvest(slots: Slots, rows: Sequence[_Row], eot: int) -> None:
     running, length, drawn = jax.device_get((slots.running_RB, slots.length_RB, slots.drawn))
     for place, row in enumerate(rows):
         for slot in [slot for slot in row.in_slot if not running[place, slot]]:
+            number, drafted = row.in_slot.pop(slot)
             n = length[place, slot]
             tokens = drawn.tokens_RBS[place, slot, :n].copy()
-            row.done[row.in_slot.pop(slot)] = Sample(
+            row.done[number] = Sample(
                 tokens,
                 drawn.behaviour_RBS[place, slot, :n].copy(),
                 drawn.plain_RBS[place, slot, :n].copy(),
                 truncated=bool(tokens[-1] != eot),
+                drafted=drafted,
             )

@@ -53,12 +53,19 @@ def draw(
     token was drawn from; the plain one to softmax(logits). The draw inverts the cumulative
     distribution at one uniform number per key, which costs one random number instead of V.
     """
-    kept = truncate(logits / settings.temperature, settings)
-    behaviour = jax.nn.log_softmax(kept, axis=-1)
+    behaviour, plain = log_probs(logits, settings)
     tokens = jax.vmap(invert_cdf)(jax.vmap(jax.random.uniform)(keys), jnp.exp(behaviour))
     pick = lambda x: jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]  # noqa: E731
-    plain = pick(logits) - jax.nn.logsumexp(logits, axis=-1)
-    return tokens, pick(behaviour), plain
+    return tokens, pick(behaviour), pick(plain)
+
+
+def log_probs(
+    logits: Float[Array, "*B V"], settings: SamplingSettings
+) -> tuple[Float[Array, "*B V"], Float[Array, "*B V"]]:
+    """Behaviour log-probs, those of the distribution that is drawn from, and plain ones."""
+    kept = truncate(logits / settings.temperature, settings)
+    plain = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return jax.nn.log_softmax(kept, axis=-1), plain
 
 
 def invert_cdf(u: Float[Array, ""], probs: Float[Array, "V"]) -> Int[Array, ""]:
@@ -88,3 +95,15 @@ def first_beyond(
     index = jnp.arange(probs.size)
     last = jnp.max(jnp.where(probs > 0, index, 0))
     return jnp.min(jnp.where((edges > u) & (probs > 0), index, last))
+
+
+@jax.jit
+def sample_keys(
+    key: PRNGKeyArray, ids_RB: Int[Array, "R B"], samples_RB: Int[Array, "R B"]
+) -> PRNGKeyArray:
+    """One key per sample from a run's key, the candidate's id (uint32) and the sample's number."""
+
+    def one(candidate: jax.Array, sample: jax.Array) -> PRNGKeyArray:
+        return jax.random.fold_in(jax.random.fold_in(key, candidate), sample)
+
+    return jax.vmap(jax.vmap(one))(ids_RB, samples_RB)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from kernels.grpo import Groups
 from pivotrl_jax.pivots import Rollouts, Row
 from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
 from pivotrl_jax.trees import Layout, build_row, round_up, stack
@@ -41,31 +42,59 @@ def policy_batch(
     rows: Sequence[Row],
     trunks: Sequence[np.ndarray],
     rollout: Rollouts,
-    advantage_PK: Float[np.ndarray, "P K"],
-    weight_PK: Float[np.ndarray, "P K"],
+    reward_PK: Float[np.ndarray, "P K"],
+    valid_PK: Bool[np.ndarray, "P K"],
+    malformed_PK: Bool[np.ndarray, "P K"],
     *,
+    pivots: int,
     micro_rows: int,
     multiple: int,
     reach: int,
 ) -> PolicyBatch:
-    """One tree per row: the trunk up to its last pivot, and every sample of its pivots.
+    """One tree per row: the trunk as far as it is used, and every sample of its pivots.
 
-    `rollout` holds the turns of `rows` in their order; its samples have at most `reach` tokens. A
-    sample of weight 0 (error, truncated) stays out of the tree.
+    The tokens that a sample shares with its expert are trunk tokens, scored once for each sample
+    that has them; a branch holds the rest. `rollout` holds the turns of `rows`, at most `pivots` of
+    each, in their order; its samples have at most `reach` tokens. A sample that is not valid
+    (error, truncated) stays out.
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
     kept = [
-        [(i, int(j)) for i in range(*span) for j in np.flatnonzero(weight_PK[i] > 0)]
+        [(i, int(j)) for i in range(*span) for j in np.flatnonzero(valid_PK[i])]
         for span in itertools.pairwise(first)
     ]
-    heads = [trunks[trunk][: max(turn.start for turn in part)] for trunk, part in rows]
+    leaves = [
+        [rollout.turns[i].start + rollout.samples[i][j].drafted for i, j in own] for own in kept
+    ]
+    heads = [
+        trunks[trunk][: max([*(turn.start for turn in part), *own])]
+        for (trunk, part), own in zip(rows, leaves, strict=True)
+    ]
     scored = [sum(len(rollout.samples[i][j].tokens) for i, j in own) for own in kept]
+    shared = [sum(rollout.samples[i][j].drafted for i, j in own) for own in kept]
     layout = Layout(
-        round_up(max(map(len, heads)), multiple), round_up(max(scored), multiple), reach
+        round_up(max(map(len, heads)), multiple),
+        round_up(max(np.subtract(scored, shared)), multiple),
+        reach,
     )
+    width = round_up(max(scored), multiple)
+
+    def groups(start: int, stop: int) -> Groups:
+        missing = ((0, pivots - (stop - start)), (0, 0))
+        every = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
+        return jax.tree.map(lambda x: np.pad(x[start:stop], missing)[None], every)
+
     parts = [
-        _policy_row(trunk, own, rollout, advantage_PK, weight_PK, layout)
-        for trunk, own in zip(heads, kept, strict=True)
+        _policy_row(
+            trunk,
+            own,
+            rollout,
+            groups(*span),
+            span[0],
+            layout,
+            width,
+        )
+        for trunk, own, span in zip(heads, kept, itertools.pairwise(first), strict=True)
     ]
     batch = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     return jax.tree.map(lambda x: micro_batches(x, micro_rows), batch)
@@ -75,28 +104,33 @@ def _policy_row(
     trunk: np.ndarray,
     kept: Sequence[tuple[int, int]],
     rollout: Rollouts,
-    advantage_PK: np.ndarray,
-    weight_PK: np.ndarray,
+    groups: Groups,
+    first: int,
     layout: Layout,
+    width: int,
 ) -> PolicyBatch:
     drawn = [rollout.samples[i][j] for i, j in kept]
-    branches = [(rollout.turns[i].start, d.tokens) for (i, _), d in zip(kept, drawn, strict=True)]
+    starts = [rollout.turns[i].start for i, _ in kept]
+    branches = [(s + d.drafted, d.tokens[d.drafted :]) for s, d in zip(starts, drawn, strict=True)]
     lengths = np.array([len(d.tokens) for d in drawn], int)
-    total = lengths.sum()
+    own = layout.trunk + np.cumsum([0, *(len(suffix) for _, suffix in branches)])
+    index = [
+        np.concatenate([s + np.arange(d.drafted), at + np.arange(len(d.tokens) - d.drafted)])
+        for s, d, at in zip(starts, drawn, own, strict=False)
+    ]
 
     def row(values: np.ndarray, dtype: type) -> np.ndarray:
-        return np.pad(values, (0, layout.branches - total)).astype(dtype)[None]
+        return np.pad(values, (0, width - len(values))).astype(dtype)[None]
 
-    def spread(values_PK: np.ndarray) -> np.ndarray:
-        return np.repeat([values_PK[ij] for ij in kept], lengths)
-
+    samples = groups.reward_RPK.shape[-1]
+    number = np.array([(i - first) * samples + j for i, j in kept], int)
     return PolicyBatch(
         tree=build_row(trunk, branches, layout),
-        index=row(layout.trunk + np.arange(total), np.int32),
-        weight=row(spread(weight_PK), np.float32),
-        sample=row(np.repeat(np.arange(len(kept)), lengths), np.int32),
-        advantage=row(spread(advantage_PK), np.float32),
+        index=row(np.concatenate([np.zeros(0), *index]), np.int32),
+        weight=row(np.ones(lengths.sum()), np.float32),
+        sample=row(np.repeat(number, lengths), np.int32),
         old_logp=row(np.concatenate([np.zeros(0), *(d.behaviour for d in drawn)]), np.float32),
+        groups=groups,
     )
 
 

@@ -10,15 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
+from kernels.grpo import AdvantageSettings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, Remat
 from pivotrl_jax.objectives import (
     GroupStats,
     Normalisation,
     RecipeArrays,
-    advantages,
     group_statistics,
-    override,
     rewards,
 )
 from pivotrl_jax.parallel import put_rows
@@ -53,6 +52,12 @@ class TrainSettings:
     save_every: int = 5
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
+
+    @property
+    def advantage(self) -> AdvantageSettings:
+        return AdvantageSettings(
+            self.normalisation, self.std_epsilon, self.min_valid, self.malformed_penalty
+        )
 
     def __post_init__(self) -> None:
         if self.sampling.top_k or self.sampling.top_p < 1:
@@ -114,25 +119,27 @@ def pivot_step(
         )
         judged = judge(rollout, judging.tokenizer, judging.fmt, judging.verifier, judging.truncated)
         sampled = time.monotonic()
-        rewards_PK, stats, advantage_PK = jax.device_get(
-            _advantages(judged, judging.recipe, settings)
-        )
+        rewards_PK, stats = jax.device_get(_rewards(judged, judging.recipe))
         batch = policy_batch(
             chosen,
             trunks,
             rollout,
-            advantage_PK,
-            judged.valid_PK.astype(np.float32),
+            rewards_PK,
+            judged.valid_PK,
+            judged.malformed_PK,
+            pivots=settings.pivots_per_row,
             micro_rows=settings.micro_rows,
             multiple=settings.row_multiple,
             reach=settings.sampling.max_tokens,
         )
         state, metrics = update(state, reference, put_rows(batch, mesh, axis=1))
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        lengths = [len(sample.tokens) for group in rollout.samples for sample in group]
+        drawn = [sample for group in rollout.samples for sample in group]
+        lengths = [len(sample.tokens) for sample in drawn]
         times = {
             "lr": learning_rates[number],
             "action_length": float(np.mean(lengths)),
+            "drafted_tokens": sum(sample.drafted for sample in drawn),
             "seconds_sampling": sampled - began,
             "seconds_update": time.monotonic() - sampled,
             "tokens_per_second": sum(lengths) / (time.monotonic() - began),
@@ -151,23 +158,11 @@ def sample_all(params: Params, cfg: ModelConfig, rows: Sequence[Row], *context: 
     return Rollouts(turns, [of_turn[turn.id] for turn in turns])
 
 
-def _advantages(
-    judged: Judged, recipe: RecipeArrays, settings: TrainSettings
-) -> tuple[jax.Array, GroupStats, jax.Array]:
-    """Rewards, group statistics and advantages of a batch."""
-    criteria, valid, malformed = jax.device_put(
-        (judged.criteria_PKC, judged.valid_PK, judged.malformed_PK)
-    )
+def _rewards(judged: Judged, recipe: RecipeArrays) -> tuple[jax.Array, GroupStats]:
+    """Rewards of a batch, and the statistics of its groups."""
+    criteria, valid = jax.device_put((judged.criteria_PKC, judged.valid_PK))
     rewards_PK = rewards(criteria, valid, recipe)
-    advantage_PK = advantages(
-        rewards_PK,
-        valid,
-        normalisation=settings.normalisation,
-        epsilon=settings.std_epsilon,
-        min_valid=settings.min_valid,
-    )
-    advantage_PK = override(advantage_PK, malformed & valid, settings.malformed_penalty)
-    return rewards_PK, group_statistics(rewards_PK, valid), advantage_PK
+    return rewards_PK, group_statistics(rewards_PK, valid)
 
 
 def group_metrics(

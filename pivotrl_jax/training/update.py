@@ -1,5 +1,6 @@
 """The jitted, donated, sharded update: one function for SFT, one for PivotRL."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,9 +12,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from kernels.linear_logprob import LogProbs, linear_logprob
+from kernels.grpo import AdvantageSettings, Groups, GrpoStats, ScoredTokens, grpo, score
+from kernels.linear_logprob import LogProbs
 from pivotrl_jax.models import ModelConfig, Params, Remat, head, hidden, logical_axes, shapes
-from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss, supervised_loss
+from pivotrl_jax.objectives import PolicySettings, loss_count, supervised_loss
 from pivotrl_jax.parallel import constrain, replicated, shardings
 from pivotrl_jax.trees import TokenTree
 
@@ -36,14 +38,15 @@ class SupervisedBatch:
 
 @flax.struct.dataclass
 class PolicyBatch:
-    """Like SupervisedBatch, with what eq. 7 needs to know of every scored token."""
+    """Like SupervisedBatch, with what eq. 7 needs to know: of every scored token its sample within
+    the row (p * K + k) and its log-prob when sampled, of every sample its reward."""
 
     tree: TokenTree  # M R T
     index: Int[Any, "M R A"]
     weight: Float[Any, "M R A"]
-    sample: Int[Any, "M R A"]  # number of the token's sample within its row
-    advantage: Float[Any, "M R A"]
+    sample: Int[Any, "M R A"]
     old_logp: Float[Any, "M R A"]
+    groups: Groups  # M R P K
 
 
 Metrics = dict[str, jax.Array]
@@ -89,15 +92,20 @@ def token_logprobs(
     The head is applied to the tokens before the scored ones only, and no [tokens, vocab] array
     is built.
     """
+    h_RAD, labels_RA = before_scored(params, cfg, tree, index_RA, remat)
+    with jax.named_scope("logprob"):
+        return score(h_RAD, head(params), labels_RA, temperature=temperature)
+
+
+def before_scored(
+    params: Params, cfg: ModelConfig, tree: TokenTree, index_RA: Int[Array, "R A"], remat: Remat
+) -> tuple[Float[Array, "R A D"], Int[Array, "R A"]]:
+    """The hidden states that predict the scored tokens, and these tokens."""
     h = hidden(params, cfg, tree, remat)
     parents = jnp.take_along_axis(tree.parents, index_RA, axis=1)
     labels = jnp.take_along_axis(tree.tokens, index_RA, axis=1)
-    h = constrain(jnp.take_along_axis(h, parents[..., None], axis=1), "rows", None, None)
-    with jax.named_scope("logprob"):
-        flat = linear_logprob(
-            h.reshape(-1, h.shape[-1]), head(params), labels.reshape(-1), temperature=temperature
-        )
-    return jax.tree.map(lambda x: x.reshape(index_RA.shape), flat)
+    h = jnp.take_along_axis(h, parents[..., None], axis=1)
+    return constrain(h, "rows", None, None), labels
 
 
 def apply_gradients(
@@ -154,50 +162,46 @@ def policy_update(
     cfg: ModelConfig,
     optimizer: optax.GradientTransformation,
     layout: TrainState,
-    settings: PolicySettings,
+    policy: PolicySettings,
+    advantage: AdvantageSettings,
     *,
-    samples: int,
     temperature: float,
     remat: Remat,
 ) -> Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]:
     """Single-turn GRPO on pivots (paper eq. 7).
 
-    The update takes the frozen policy pi_0 (None when `kl_coef` is 0) and a batch whose rows hold
-    at most `samples` samples each. Log-probs are those at the sampling `temperature`.
+    The update takes the frozen policy pi_0 (None when `kl_coef` is 0) and a batch. Log-probs are
+    those at the sampling `temperature`.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
     def update(
         state: TrainState, reference: Params | None, batch: PolicyBatch
     ) -> tuple[TrainState, Metrics]:
-        count = partial(loss_count, aggregation=settings.aggregation, samples=samples)
+        samples = math.prod(batch.groups.reward_RPK.shape[-2:])
+        count = partial(loss_count, aggregation=policy.aggregation, samples=samples)
         normaliser = jax.vmap(count)(batch.weight, batch.sample).sum()
-        score = partial(token_logprobs, cfg=cfg, temperature=temperature, remat=remat)
 
-        def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, Any]:
-            scores = score(params, tree=micro.tree, index_RA=micro.index)
-            ref = None
+        def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, GrpoStats]:
+            ref_logp = None
             if reference is not None:
-                ref = score(reference, tree=micro.tree, index_RA=micro.index).logp_T
-            value, stats = policy_loss(
-                scores.logp_T,
-                micro.old_logp,
-                ref,
-                micro.advantage,
-                micro.weight,
-                micro.sample,
-                normaliser,
-                settings,
-                samples,
-            )
-            return value, (stats, jnp.sum(scores.entropy_T * micro.weight))
+                ref_logp = token_logprobs(
+                    reference, cfg, micro.tree, micro.index, temperature=temperature, remat=remat
+                ).logp_T
+            h_RAD, labels = before_scored(params, cfg, micro.tree, micro.index, remat)
+            tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)
+            with jax.named_scope("loss"):
+                return grpo(
+                    h_RAD, head(params), tokens, micro.groups, normaliser, policy, advantage,
+                    temperature=temperature,
+                )  # fmt: skip
 
-        grads, value, (stats, entropy) = accumulate(loss, state.params, batch)
-        tokens = jnp.maximum(stats.tokens.sum(), 1)
+        grads, value, found = accumulate(loss, state.params, batch)
+        stats, tokens = found.policy, jnp.maximum(found.policy.tokens.sum(), 1)
         metrics = {
             "loss": value,
             "kl": stats.kl.sum() / tokens,
-            "entropy": entropy.sum() / tokens,
+            "entropy": found.entropy.sum() / tokens,
             "clip_share": stats.clipped.sum() / tokens,
             "ratio_max": stats.ratio_max.max(),
             "logp_gap": stats.logp_gap.max(),

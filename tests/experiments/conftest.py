@@ -89,6 +89,7 @@ def sample(candidate_id: str, index: int, passes: bool, rng: np.random.Generator
         "tokens": [1, 2, 3],
         "text": command if malformed else action(command),
         "length": int(rng.integers(18, 90)),
+        "drafted": int(rng.integers(5)),
         "truncated": bool(rng.random() < 0.03),
         "malformed": bool(malformed),
         "logp": -12.5,

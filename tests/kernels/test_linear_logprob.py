@@ -1,6 +1,7 @@
 """The blocked form against float64 NumPy and the dense form; its memory; its partitioning."""
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kernels.linear_logprob import LogProbs, linear_logprob
+from kernels.linear_logprob import LogProbs, api, linear_logprob
 from pivotrl_jax.errors import UserError
 
 # T, D, V, block: several blocks and a rest, exact blocks, V < block, one token, a rest of one.
 SHAPES = [(7, 16, 103, 32), (5, 8, 96, 32), (6, 16, 50, 4096), (1, 16, 103, 32), (4, 8, 97, 32)]
+# Temperature and soft-cap. The operands' products have a deviation of 3 to 4.
+SCALES = [(1.0, None), (0.6, 5.0)]
 
 
 def operands(t: int, d: int, v: int, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, ...]:
@@ -24,67 +27,78 @@ def operands(t: int, d: int, v: int, dtype: jnp.dtype = jnp.float32) -> tuple[ja
 
 
 def by_hand(
-    hidden_TD: jax.Array, head_VD: jax.Array, labels_T: jax.Array, temperature: float
+    hidden_TD: jax.Array,
+    head_VD: jax.Array,
+    labels_T: jax.Array,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
 ) -> np.ndarray:
     rows = []
     for hidden_D, label in zip(np.float64(hidden_TD), np.asarray(labels_T), strict=True):
-        z_V = np.array([hidden_D @ weight_D for weight_D in np.float64(head_VD)]) / temperature
+        z_V = np.array([hidden_D @ weight_D for weight_D in np.float64(head_VD)])
+        if soft_cap is not None:
+            z_V = np.array([soft_cap * np.tanh(z / soft_cap) for z in z_V])
+        z_V /= temperature
         lse = z_V.max() + np.log(sum(np.exp(z - z_V.max()) for z in z_V))
         p_V = np.exp(z_V - lse)
         rows.append([z_V[label] - lse, lse, -sum(p * np.log(p) for p in p_V if p > 0)])
     return np.array(rows).T
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def values(implementation: str, block: int, temperature: float, *arrays: jax.Array) -> LogProbs:
-    return linear_logprob(
-        *arrays, temperature=temperature, block=block, implementation=implementation
-    )
+@functools.partial(jax.jit, static_argnums=0)
+def _values(options: tuple, *arrays: jax.Array) -> LogProbs:
+    return linear_logprob(*arrays, **dict(options))
 
 
-def gradients(implementation: str, block: int, temperature: float, *arrays: jax.Array) -> tuple:
+def values(*arrays: jax.Array, **options: object) -> LogProbs:
+    return _values(tuple(options.items()), *arrays)
+
+
+def gradients(
+    hidden_TD: jax.Array, head_VD: jax.Array, labels_T: jax.Array, **options: object
+) -> tuple[jax.Array, jax.Array]:
     """Gradients of a sum that weighs every token and each of the three results differently."""
-    hidden_TD, head_VD, labels_T = arrays
     weights = np.float32(np.random.default_rng(1).normal(size=(3, len(labels_T))))
 
     def loss(hidden_TD: jax.Array, head_VD: jax.Array) -> jax.Array:
-        out = linear_logprob(
-            hidden_TD, head_VD, labels_T,
-            temperature=temperature, block=block, implementation=implementation,
-        )  # fmt: skip
-        return jnp.sum(weights * jnp.stack(out))
+        return jnp.sum(weights * jnp.stack(linear_logprob(hidden_TD, head_VD, labels_T, **options)))
 
     return jax.jit(jax.grad(loss, argnums=(0, 1)))(hidden_TD, head_VD)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "reference"])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize(("temperature", "soft_cap"), SCALES)
 @pytest.mark.parametrize(("t", "d", "v", "block"), SHAPES)
-def test_values_match_float64(t, d, v, block, temperature, implementation):
+def test_values_match_float64(t, d, v, block, temperature, soft_cap, implementation):
     arrays = operands(t, d, v)
-    out = values(implementation, block, temperature, *arrays)
-    np.testing.assert_allclose(np.stack(out), by_hand(*arrays, temperature), atol=5e-5, rtol=1e-5)
+    out = values(
+        *arrays, temperature=temperature, soft_cap=soft_cap, block=block,
+        implementation=implementation,
+    )  # fmt: skip
+    exact = by_hand(*arrays, temperature, soft_cap)
+    np.testing.assert_allclose(np.stack(out), exact, atol=5e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize(("temperature", "soft_cap"), SCALES)
 @pytest.mark.parametrize(("t", "d", "v", "block"), SHAPES)
-def test_gradients_match_the_dense_form(t, d, v, block, temperature):
+def test_gradients_match_the_dense_form(t, d, v, block, temperature, soft_cap):
     arrays = operands(t, d, v)
-    blocked = gradients("xla", block, temperature, *arrays)
-    dense = gradients("reference", block, temperature, *arrays)
+    scale = {"temperature": temperature, "soft_cap": soft_cap}
+    blocked = gradients(*arrays, **scale, block=block, implementation="xla")
+    dense = gradients(*arrays, **scale, implementation="reference")
     for got, expected in zip(blocked, dense, strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_bfloat16_operands_are_summed_in_float32():
     arrays = operands(9, 64, 1501, jnp.bfloat16)
-    out = values("auto", 256, 1.0, *arrays)
+    out = values(*arrays, block=256)
     assert {x.dtype for x in out} == {jnp.dtype(jnp.float32)}
-    np.testing.assert_allclose(np.stack(out), by_hand(*arrays, 1.0), atol=5e-5, rtol=1e-5)
+    np.testing.assert_allclose(np.stack(out), by_hand(*arrays), atol=5e-5, rtol=1e-5)
 
-    blocked = gradients("xla", 256, 1.0, *arrays)
+    blocked = gradients(*arrays, block=256)
     exact = gradients(
-        "reference", 256, 1.0, *[x.astype(jnp.float32) for x in arrays[:2]], arrays[2]
+        *(x.astype(jnp.float32) for x in arrays[:2]), arrays[2], implementation="reference"
     )
     for got, expected in zip(blocked, exact, strict=True):
         assert got.dtype == jnp.bfloat16
@@ -96,9 +110,9 @@ def test_extreme_logits_stay_finite():
     hidden_TD = jnp.array([[300.0, 0.0], [-300.0, 0.0]])
     head_VD = jnp.stack([jnp.linspace(-1, 1, 11), jnp.ones(11)], axis=1)
     arrays = (hidden_TD, head_VD, jnp.array([0, 0]))
-    out = values("auto", 4, 1.0, *arrays)
-    np.testing.assert_allclose(np.stack(out), by_hand(*arrays, 1.0), atol=1e-4)
-    assert all(np.isfinite(g).all() for g in gradients("xla", 4, 1.0, *arrays))
+    out = values(*arrays, block=4)
+    np.testing.assert_allclose(np.stack(out), by_hand(*arrays), atol=1e-4)
+    assert all(np.isfinite(g).all() for g in gradients(*arrays, block=4))
 
 
 def test_the_logits_are_never_materialised():
@@ -150,5 +164,18 @@ def test_partitioned_over_eight_devices(head_spec):
 
 
 def test_unknown_implementation_is_refused():
-    with pytest.raises(UserError, match="'cuda'; use 'auto', 'xla' or 'reference'"):
+    with pytest.raises(UserError, match="'cuda'; use 'auto', 'xla', 'pallas' or 'reference'"):
         linear_logprob(*operands(2, 4, 8), implementation="cuda")
+
+
+def test_a_named_implementation_never_falls_back():
+    with pytest.raises(UserError, match=r"'pallas' cannot run .* on 'cpu'.*use 'auto' or 'xla'"):
+        linear_logprob(*operands(2, 4, 8), implementation="pallas")
+
+
+def test_the_choice_is_logged_once(caplog):
+    api._announce.cache_clear()
+    with caplog.at_level(logging.INFO, "kernels.linear_logprob"):
+        for _ in range(2):
+            linear_logprob(*operands(2, 4, 8))
+    assert [record.getMessage() for record in caplog.records] == ["linear_logprob runs as xla"]

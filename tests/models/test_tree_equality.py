@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pivotrl_jax.models import ModelConfig, Params, init
 from pivotrl_jax.models.presets import (
@@ -23,11 +25,12 @@ from pivotrl_jax.trees import Layout, TokenTree, build_row, stack
 # More than one query block of attention. Trees and flat rows have one layout, so that one
 # compilation serves both; whole rows of padding fill the tree's.
 LAYOUT, VOCAB = Layout(trunk=256, branches=64, reach=16), 64
-# (start, length) of every sample: several pivots, mixed depths, actions of one token, the first
-# and the last token of a trunk as pivots.
-TRUNKS = {
-    240: [(240, 9), (240, 1), (200, 12), (200, 7), (31, 5), (2, 1), (1, 6)],
-    90: [(90, 1), (17, 14), (17, 3), (16, 8)],
+# (start, tokens shared with the expert, own tokens) of every sample: several pivots, mixed depths,
+# actions of one token, the first and the last token of a trunk as pivots, nothing or all shared.
+Samples = list[tuple[int, int, int]]
+TRUNKS: dict[int, Samples] = {
+    240: [(240, 0, 9), (240, 0, 1), (200, 0, 12), (200, 3, 4), (31, 5, 0), (2, 0, 1), (1, 2, 4)],
+    90: [(90, 0, 1), (17, 0, 14), (17, 3, 0), (16, 8, 1)],
 }
 WIDTH = 48  # of the list of a row's scored tokens
 SETTINGS = PolicySettings(kl_coef=0.1, aggregation="sequence")
@@ -55,31 +58,34 @@ def pad(parts: list[np.ndarray], width: int) -> np.ndarray:
     return np.stack([np.pad(part, (0, width - len(part))) for part in parts])
 
 
-def layouts() -> tuple[Batch, Batch, int]:
-    """The tree, the flat rows and the number of scored tokens."""
+def layouts(trunks: dict[int, Samples]) -> tuple[Batch, Batch, int]:
+    """The trees, the flat rows, both filled up to ROWS rows, and the number of scored tokens."""
     rng = np.random.default_rng(0)
     trees, flat, number = [], [], 0
-    for length, shape in TRUNKS.items():
+    for length, shape in trunks.items():
         trunk = rng.integers(VOCAB, size=length)
-        branches = [(start, rng.integers(VOCAB, size=n)) for start, n in shape]
-        sizes = [n for _, n in shape]
-        total = sum(sizes)
+        branches, index, at = [], [], LAYOUT.trunk
+        first = number
+        for start, shared, n in shape:
+            own = rng.integers(VOCAB, size=n)
+            branches.append((start + shared, own))
+            index.append(np.concatenate([start + np.arange(shared), at + np.arange(n)]))
+            row = build_row(np.concatenate([trunk[: start + shared], own]), [], LAYOUT)
+            scored = np.arange(shared + n)
+            flat.append((row, start + scored, 0 * scored, number + scored))
+            at, number = at + n, number + shared + n
         trees.append(
             (
                 build_row(trunk, branches, LAYOUT),
-                LAYOUT.trunk + np.arange(total),
-                np.repeat(np.arange(len(shape)), sizes),
-                number + np.arange(total),
+                np.concatenate(index),
+                np.repeat(np.arange(len(shape)), [len(own) for own in index]),
+                first + np.arange(number - first),
             )
         )
-        for start, own in branches:
-            row = build_row(np.concatenate([trunk[:start], own]), [], LAYOUT)
-            n = len(own)
-            flat.append((row, start + np.arange(n), np.zeros(n, int), number + np.arange(n)))
-            number += n
     nothing = np.zeros(0, int)
     empty = [(build_row(nothing, [], LAYOUT), nothing, nothing, nothing)]
-    return join(trees + empty * (len(flat) - len(trees))), join(flat), number
+    fill = lambda found: join(found + empty * (ROWS - len(found)))  # noqa: E731
+    return fill(trees), fill(flat), number
 
 
 def join(rows: list[tuple]) -> Batch:
@@ -88,7 +94,9 @@ def join(rows: list[tuple]) -> Batch:
     return Batch(stack(trees), *(pad(list(x), WIDTH) for x in (index, weight, sample, of)))
 
 
-TREES, ROWS, COUNT = layouts()
+ROWS = 11
+MOST = 128  # scored tokens of all samples
+TREES, FLAT, COUNT = layouts(TRUNKS)
 
 
 def parameters(cfg: ModelConfig) -> Params:
@@ -109,8 +117,8 @@ def loss_and_gradients(
 ) -> tuple[tuple[jax.Array, jax.Array], Params]:
     """The policy loss, the log-prob of every scored token, and the gradients."""
     rng = np.random.default_rng(1)
-    advantage = jnp.asarray(rng.normal(size=COUNT), jnp.float32)[batch.of]
-    drift, gap = jnp.asarray(rng.normal(size=(2, COUNT)) * 0.1, jnp.float32)[:, batch.of]
+    advantage = jnp.asarray(rng.normal(size=MOST), jnp.float32)[batch.of]
+    drift, gap = jnp.asarray(rng.normal(size=(2, MOST)) * 0.1, jnp.float32)[:, batch.of]
     count = loss_count(batch.weight, batch.sample, SETTINGS.aggregation, SAMPLES)
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
@@ -132,19 +140,41 @@ def deviation(ours: jax.Array, theirs: jax.Array) -> float:
 @pytest.mark.parametrize("remat", ["dots", "full"])
 @pytest.mark.parametrize("cfg", CONFIGS, ids=lambda cfg: cfg.name)
 def test_tree_equals_flat_rows(cfg, remat):
+    flat_grads = assert_equal(cfg, remat, TREES, FLAT, COUNT)
+    assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(flat_grads)) > 1e-4
+
+
+def assert_equal(cfg: ModelConfig, remat: str, trees: Batch, flat: Batch, count: int) -> Params:
     params = parameters(cfg)
     with jax.default_matmul_precision("highest"):
-        (loss, logp), grads = loss_and_gradients(params, cfg, TREES, remat)
-        (flat_loss, flat_logp), flat_grads = loss_and_gradients(params, cfg, ROWS, remat)
+        (loss, logp), grads = loss_and_gradients(params, cfg, trees, remat)
+        (flat_loss, flat_logp), flat_grads = loss_and_gradients(params, cfg, flat, remat)
     assert loss == pytest.approx(float(flat_loss), rel=1e-5)
-    by_token, flat_by_token = np.zeros((2, COUNT))
-    for batch, values, out in ((TREES, logp, by_token), (ROWS, flat_logp, flat_by_token)):
+    by_token, flat_by_token = np.zeros((2, count))
+    for batch, values, out in ((trees, logp, by_token), (flat, flat_logp, flat_by_token)):
         valid = batch.weight > 0
         out[batch.of[valid]] = np.asarray(values)[valid]
     np.testing.assert_allclose(by_token, flat_by_token, rtol=1e-5)
     far = jax.tree.map(deviation, grads, flat_grads)
     assert max(jax.tree.leaves(far)) < 1e-5, far
-    assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(flat_grads)) > 1e-4
+    return flat_grads
+
+
+@st.composite
+def forests(draw: st.DrawFn) -> dict[int, Samples]:
+    """Up to two trunks with up to five samples each, of 1 to 9 tokens."""
+    found = {}
+    for length in draw(st.lists(st.integers(10, 240), min_size=1, max_size=2, unique=True)):
+        tokens = st.integers(0, 4)
+        sample = st.tuples(st.integers(1, length - 4), tokens, tokens.map(lambda n: n + 1))
+        found[length] = draw(st.lists(sample, min_size=1, max_size=5))
+    return found
+
+
+@settings(deadline=None, max_examples=12)
+@given(forests())
+def test_any_forest_equals_its_flat_rows(forest):
+    assert_equal(CONFIGS[0], "full", *layouts(forest))
 
 
 def test_the_comparison_notices_one_token_seen_too_many():

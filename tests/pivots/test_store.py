@@ -22,6 +22,7 @@ def rows(*candidates: str, samples: int = 2) -> list[dict]:
             "tokens": [1, 2, 3 + k],
             "text": "```bash\nls\n```",
             "length": 3,
+            "drafted": 1,
             "truncated": False,
             "malformed": False,
             "logp": -1.5,

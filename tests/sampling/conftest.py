@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.models import ModelConfig, Params, init
-from pivotrl_jax.sampling import Request
+from pivotrl_jax.sampling import Request, SamplingSettings
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,27 @@ def requests() -> list[list[Request]]:
     """Three samples of several turns per trunk; the middle trunk has none."""
     starts = [(21, 1, 8), (), (14, 5)]
     return [
-        [Request(start, 2**31 + 100 * row + start, k) for start in own for k in range(3)]
+        [Request(start, start, 2**31 + 100 * row + start, k) for start in own for k in range(3)]
         for row, own in enumerate(starts)
     ]
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Probabilities of one row of logits, token by token in falling order."""
+
+    def probabilities(logits: np.ndarray, settings: SamplingSettings) -> np.ndarray:
+        probs = np.exp((logits - logits.max()).astype(np.float64) / settings.temperature)
+        order = np.argsort(-probs, kind="stable")
+        if settings.top_k:
+            probs[probs < probs[order[settings.top_k - 1]]] = 0
+        probs /= probs.sum()
+        mass, border = 0.0, 0.0
+        for token in order:
+            if mass >= settings.top_p:
+                break
+            mass, border = mass + probs[token], probs[token]
+        probs[probs < border] = 0
+        return probs / probs.sum()
+
+    return probabilities

@@ -1,5 +1,6 @@
 """The engine against a sampler that recomputes everything for every token."""
 
+import collections
 import dataclasses
 from functools import partial
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from pivotrl_jax.models import ModelConfig, Params, logits
 from pivotrl_jax.parallel import MeshSettings, make_mesh
@@ -162,3 +164,61 @@ def test_plain_log_probs_are_those_that_training_recomputes(cfg, params, trunks,
 def test_nothing_to_do(serve, trunks):
     assert serve([[], [], []]) == [[], [], []]
     assert serve([], trunks=[]) == []
+
+
+def test_drafts_change_the_cost_and_not_the_samples(serve, served, trunks, requests):
+    """Experts that some samples follow to the end, some for a while and some not at all."""
+    histories, wanted, plain = [], [], []
+    for trunk, own, group in zip(trunks, requests, served, strict=True):
+        for i in range(0, len(own), 3):
+            expert = group[i].tokens
+            histories.append(np.concatenate([trunk[: own[i].start], expert]).astype(np.int32))
+            end = own[i].start + len(expert)
+            wanted.append([dataclasses.replace(r, end=end) for r in own[i : i + 3]])
+            plain.append(group[i : i + 3])
+    drafted = serve(wanted, trunks=histories)
+    assert_same(drafted, plain)
+    for own in drafted:
+        assert own[0].drafted == len(own[0].tokens)
+        for s in own[1:]:
+            same = s.tokens[: len(own[0].tokens)] == own[0].tokens[: len(s.tokens)]
+            assert s.drafted == np.cumprod(same).sum()
+    lengths = [s.drafted for own in drafted for s in own[1:]]
+    assert 0 in lengths
+    assert max(lengths) > 0
+
+
+@pytest.mark.parametrize("how", [PLAIN, HOT], ids=["plain", "truncated"])
+def test_drafted_samples_follow_the_enumerated_distribution(
+    serve, cfg, params, trunks, reference, how
+):
+    """Sequences of two tokens, drawn along a likely expert action, by chi-square."""
+    n, how = 6000, dataclasses.replace(how, max_tokens=2)
+    history = trunks[0]
+    probs = {}
+
+    def next_probs(tokens: np.ndarray) -> np.ndarray:
+        return reference(np.asarray(logits(params, cfg, jnp.asarray(tokens)[None])[0, -1]), how)
+
+    first = next_probs(history)
+    for token in np.flatnonzero(first):
+        if token == EOT:
+            probs[(EOT,)] = first[EOT]
+            continue
+        second = next_probs(np.append(history, token))
+        probs |= {(token, other): first[token] * second[other] for other in np.flatnonzero(second)}
+    expert = np.array(max(probs, key=lambda tokens: probs[tokens] * len(tokens)))
+    end = len(history) + len(expert)
+    asked = [Request(len(history), end, 5, k) for k in range(n)]
+    wide = EngineSettings(rows=1, slots=512, chunk=2, row_multiple=32)
+    found = serve([asked], wide, how, [np.append(history, expert).astype(np.int32)])[0]
+    counts = collections.Counter(tuple(s.tokens.tolist()) for s in found)
+    assert counts.keys() <= probs.keys()
+    assert {s.drafted for s in found} == {0, 1, 2}
+    expected = np.array([n * p for p in probs.values()])
+    often = expected > 5
+    seen = np.array([counts[tokens] for tokens in probs])
+    seen = np.append(seen[often], seen[~often].sum())
+    expected = np.append(expected[often], expected[~often].sum())
+    kept = expected > 0
+    assert stats.chisquare(seen[kept], expected[kept] * n / expected[kept].sum()).pvalue > 1e-3

@@ -54,22 +54,6 @@ def test_a_token_without_mass_is_never_drawn(size):
     assert (probs[over_u(u, probs)] > 0).all()
 
 
-def reference(logits: np.ndarray, settings: SamplingSettings) -> np.ndarray:
-    """Probabilities of one row of logits, token by token in falling order."""
-    probs = np.exp((logits - logits.max()).astype(np.float64) / settings.temperature)
-    order = np.argsort(-probs, kind="stable")
-    if settings.top_k:
-        probs[probs < probs[order[settings.top_k - 1]]] = 0
-    probs /= probs.sum()
-    mass, border = 0.0, 0.0
-    for token in order:
-        if mass >= settings.top_p:
-            break
-        mass, border = mass + probs[token], probs[token]
-    probs[probs < border] = 0
-    return probs / probs.sum()
-
-
 SETTINGS = [
     SamplingSettings(),
     SamplingSettings(temperature=0.5),
@@ -83,7 +67,7 @@ LOGITS = np.random.default_rng(2).normal(0, 1.5, 12).astype(np.float32)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_truncation_equals_the_reference(settings):
+def test_truncation_equals_the_reference(settings, reference):
     for logits in (LOGITS, -LOGITS, 3 * LOGITS):
         kept = truncate(logits[None] / settings.temperature, settings)
         np.testing.assert_allclose(
@@ -100,7 +84,7 @@ def test_ties_at_the_border_stay():
 
 
 @pytest.mark.parametrize("settings", SETTINGS[:5], ids=str)
-def test_draws_follow_the_distribution_and_report_its_log_prob(settings):
+def test_draws_follow_the_distribution_and_report_its_log_prob(settings, reference):
     n = 20_000
     keys = jax.random.split(jax.random.key(3), n)
     logits = jnp.broadcast_to(LOGITS, (n, LOGITS.size))

@@ -43,21 +43,25 @@ def rows(trunks) -> list[Row]:
 
 
 @pytest.fixture(scope="session")
-def rollout(rows) -> Rollouts:
-    """Three samples per turn, of 1 to 6 tokens; log-probs near those of a uniform policy."""
+def rollout(rows, trunks) -> Rollouts:
+    """Three samples per turn, of 1 to 6 tokens, up to 4 of them the expert's; log-probs near those
+    of a uniform policy."""
     rng = np.random.default_rng(0)
 
-    def one() -> Sample:
+    def one(turn: Turn) -> Sample:
         n = rng.integers(1, 7)
+        shared = min(rng.integers(0, 5), n, turn.end - turn.start)
         logp = (np.log(1 / 256) + rng.normal(0, 0.5, n)).astype(np.float32)
-        return Sample(rng.integers(256, size=n), logp, logp - 1, truncated=False)
+        tokens = rng.integers(256, size=n)
+        tokens[:shared] = trunks[turn.trunk][turn.start :][:shared]
+        return Sample(tokens, logp, logp - 1, truncated=False, drafted=shared)
 
     turns = [turn for _, part in rows for turn in part]
-    return Rollouts(turns, [[one() for _ in range(3)] for _ in turns])
+    return Rollouts(turns, [[one(turn) for _ in range(3)] for turn in turns])
 
 
 @pytest.fixture(scope="session")
-def advantage_PK(rollout) -> np.ndarray:
+def reward_PK(rollout) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(len(rollout.turns), 3)).astype(np.float32)
 
 
@@ -70,11 +74,11 @@ def make_supervised(examples):
 
 
 @pytest.fixture(scope="session")
-def make_policy(rows, trunks, rollout, advantage_PK):
+def make_policy(rows, trunks, rollout, reward_PK):
     def make(micro_rows: int, scale: float = 1.0) -> PolicyBatch:
         return policy_batch(
-            rows, trunks, rollout, scale * advantage_PK, np.ones_like(advantage_PK),
-            micro_rows=micro_rows, multiple=MULTIPLE, reach=16,
+            rows, trunks, rollout, scale * reward_PK, reward_PK < 9, reward_PK > 9,
+            pivots=2, micro_rows=micro_rows, multiple=MULTIPLE, reach=16,
         )  # fmt: skip
 
     return make

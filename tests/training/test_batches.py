@@ -9,20 +9,26 @@ MULTIPLE = 32
 
 
 @pytest.fixture(scope="module")
-def weight_PK(advantage_PK) -> np.ndarray:
+def valid_PK(reward_PK) -> np.ndarray:
     """Some samples stay out, one whole turn and one whole row among them."""
-    weight_PK = np.ones_like(advantage_PK)
-    weight_PK[0, 1] = 0
-    weight_PK[3] = 0
-    weight_PK[6] = 0
-    return weight_PK
+    valid_PK = np.ones(reward_PK.shape, bool)
+    valid_PK[0, 1] = False
+    valid_PK[3] = False
+    valid_PK[6] = False
+    return valid_PK
 
 
 @pytest.fixture(scope="module")
-def batch(rows, trunks, rollout, advantage_PK, weight_PK):
+def malformed_PK(reward_PK) -> np.ndarray:
+    return reward_PK > 0.5
+
+
+@pytest.fixture(scope="module")
+def batch(rows, trunks, rollout, reward_PK, valid_PK, malformed_PK):
     return policy_batch(
-        rows, trunks, rollout, advantage_PK, weight_PK, micro_rows=3, multiple=MULTIPLE, reach=16
-    )
+        rows, trunks, rollout, reward_PK, valid_PK, malformed_PK,
+        pivots=2, micro_rows=3, multiple=MULTIPLE, reach=16,
+    )  # fmt: skip
 
 
 def flat(x: np.ndarray) -> np.ndarray:
@@ -30,14 +36,14 @@ def flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, *x.shape[2:])
 
 
-def test_every_field_lands_on_its_token(batch, rows, trunks, rollout, advantage_PK, weight_PK):
+def test_every_field_lands_on_its_token(batch, rows, trunks, rollout, reward_PK, valid_PK):
     tree = batch.tree
     first = 0
     for row, (trunk, part) in enumerate(rows):
-        index, at, number = flat(batch.index)[row], 0, 0
+        index, at = flat(batch.index)[row], 0
         tokens, parents = flat(tree.tokens)[row], flat(tree.parents)[row]
         for i, j in [(first + i, j) for i in range(len(part)) for j in range(3)]:
-            if not weight_PK[i, j]:
+            if not valid_PK[i, j]:
                 continue
             drawn, start = rollout.samples[i][j], rollout.turns[i].start
             own = slice(at, at + len(drawn.tokens))
@@ -48,9 +54,11 @@ def test_every_field_lands_on_its_token(batch, rows, trunks, rollout, advantage_
                 np.concatenate([trunks[trunk][:start], drawn.tokens]),
             )
             np.testing.assert_array_equal(flat(batch.old_logp)[row, own], drawn.behaviour)
-            np.testing.assert_array_equal(flat(batch.advantage)[row, own], advantage_PK[i, j])
+            number = 3 * (i - first) + j
             np.testing.assert_array_equal(flat(batch.sample)[row, own], number)
-            at, number = at + len(drawn.tokens), number + 1
+            rewards = flat(batch.groups.reward_RPK)[row].reshape(-1)
+            assert rewards[number] == reward_PK[i, j]
+            at += len(drawn.tokens)
         np.testing.assert_array_equal(flat(batch.weight)[row], np.arange(index.size) < at)
         first += len(part)
 
@@ -64,12 +72,24 @@ def walk(tokens: np.ndarray, parents: np.ndarray, last: int, count: int) -> list
     return found[::-1]
 
 
-def test_samples_of_weight_0_are_not_in_the_tree(batch, rows, rollout, weight_PK):
-    kept = sum(len(rollout.samples[i][j].tokens) for i, j in np.argwhere(weight_PK > 0))
-    histories = sum(max(t.start for t in part) for _, part in rows)
+def test_samples_of_weight_0_are_not_in_the_tree(batch, rows, rollout, valid_PK):
+    kept = [rollout.samples[i][j] for i, j in np.argwhere(valid_PK)]
     segments = flat(batch.tree.segments)[: len(rows)]
-    assert (segments > 0).sum() == kept == batch.weight.sum()
-    assert (segments >= 0).sum() == kept + histories
+    assert batch.weight.sum() == sum(len(s.tokens) for s in kept)
+    assert (segments > 0).sum() == sum(len(s.tokens) - s.drafted for s in kept)
+    # Otherwise nothing was shared, or everything.
+    assert 0 < sum(s.drafted for s in kept) < batch.weight.sum()
+
+
+def test_a_trunk_ends_where_its_last_branch_leaves(batch, rows, rollout, valid_PK):
+    first = 0
+    for row, (_, part) in enumerate(rows):
+        ends = [t.start for t in part]
+        for i in range(first, first + len(part)):
+            drawn = [rollout.samples[i][j] for j in np.flatnonzero(valid_PK[i])]
+            ends += [rollout.turns[i].start + s.drafted for s in drawn]
+        assert (flat(batch.tree.segments)[row] == 0).sum() == max(ends)
+        first += len(part)
 
 
 def test_shapes_are_few_and_the_last_micro_batch_is_filled(batch):
@@ -79,10 +99,10 @@ def test_shapes_are_few_and_the_last_micro_batch_is_filled(batch):
     assert np.isfinite(batch.old_logp).all()
 
 
-def test_a_batch_without_a_valid_sample(rows, trunks, rollout, advantage_PK):
+def test_a_batch_without_a_valid_sample(rows, trunks, rollout, reward_PK):
     nothing = policy_batch(
-        rows, trunks, rollout, advantage_PK, np.zeros_like(advantage_PK),
-        micro_rows=4, multiple=MULTIPLE, reach=16,
+        rows, trunks, rollout, reward_PK, reward_PK > 9, reward_PK > 9,
+        pivots=2, micro_rows=4, multiple=MULTIPLE, reach=16,
     )  # fmt: skip
     assert nothing.weight.sum() == 0
     assert (nothing.tree.segments <= 0).all()
@@ -99,3 +119,18 @@ def test_supervised_batch_scores_the_spans_and_cuts_the_rest(examples):
         np.testing.assert_array_equal(tree_tokens[:end], trunk[:end])
         np.testing.assert_array_equal(segments >= 0, np.arange(segments.size) < end)
         np.testing.assert_array_equal(flat(batch.tree.parents)[row][wanted], wanted - 1)
+
+
+def test_groups_hold_every_sample_of_a_turn(batch, rows, reward_PK, valid_PK, malformed_PK):
+    """Invalid ones too, so that a sample's place in its group is its number."""
+    first = 0
+    for row, (_, part) in enumerate(rows):
+        own = slice(first, first + len(part))
+        for found, wanted in (
+            (batch.groups.reward_RPK, reward_PK),
+            (batch.groups.valid_RPK, valid_PK),
+            (batch.groups.malformed_RPK, malformed_PK),
+        ):
+            np.testing.assert_array_equal(flat(found)[row, : len(part)], wanted[own])
+            assert not flat(found)[row, len(part) :].any()
+        first += len(part)

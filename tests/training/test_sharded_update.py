@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from kernels.grpo import AdvantageSettings
 from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.parallel import rows as row_sharding
 from pivotrl_jax.training import (
@@ -44,7 +45,7 @@ def run(tiny_cfg, place, make_supervised, make_policy):
                 reference = jax.tree.map(lambda x: 1.02 * x, state.params)
                 update = policy_update(
                     tiny_cfg, OPTIMIZER, layout, PolicySettings(kl_coef=0.1, clip_high=5.0),
-                    samples=6, temperature=0.8, remat="full",
+                    AdvantageSettings("mean"), temperature=0.8, remat="full",
                 )  # fmt: skip
                 after, metrics = update(state, reference, to_mesh(mesh, make_policy(ROWS)))
         return layout, state, after, jax.device_get(metrics)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from kernels.grpo import AdvantageSettings
 from pivotrl_jax.models import Params, logits, shapes
 from pivotrl_jax.models.presets import QWEN_3_0_6B, shrink
 from pivotrl_jax.objectives import PolicySettings
@@ -23,6 +24,7 @@ from pivotrl_jax.training import (
 )
 from pivotrl_jax.training.optimizer import decayed
 
+RAW = AdvantageSettings(normalisation="mean")
 OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=3e-3, eps=1e-2), 4)
 
 
@@ -47,9 +49,7 @@ def supervised(tiny_cfg, layout):
 @pytest.fixture(scope="module")
 def policy(tiny_cfg, layout):
     settings = PolicySettings(kl_coef=0.0, clip_low=0.5, clip_high=0.5)
-    return policy_update(
-        tiny_cfg, OPTIMIZER, layout, settings, samples=6, temperature=1.0, remat="full"
-    )
+    return policy_update(tiny_cfg, OPTIMIZER, layout, settings, RAW, temperature=1.0, remat="full")
 
 
 def far(ours: Params, theirs: Params) -> float:
@@ -128,8 +128,8 @@ def test_the_penalty_is_zero_at_the_reference_and_pulls_back_to_it(
     tiny_cfg, layout, fresh, make_policy
 ):
     update = policy_update(
-        tiny_cfg, OPTIMIZER, layout, PolicySettings(kl_coef=1.0),
-        samples=6, temperature=1.0, remat="full",
+        tiny_cfg, OPTIMIZER, layout, PolicySettings(kl_coef=1.0), RAW,
+        temperature=1.0, remat="full",
     )  # fmt: skip
     nothing = make_policy(4, scale=0.0)
     reference = jax.tree.map(jnp.copy, fresh().params)
@@ -145,8 +145,8 @@ def test_the_penalty_is_zero_at_the_reference_and_pulls_back_to_it(
 
 def test_a_penalty_needs_the_reference(tiny_cfg, layout, fresh, make_policy):
     update = policy_update(
-        tiny_cfg, OPTIMIZER, layout, PolicySettings(kl_coef=0.1),
-        samples=6, temperature=1.0, remat="full",
+        tiny_cfg, OPTIMIZER, layout, PolicySettings(kl_coef=0.1), RAW,
+        temperature=1.0, remat="full",
     )  # fmt: skip
     with pytest.raises(ValueError, match="kl_coef is not 0, so policy_loss needs ref_logp_RA"):
         update(fresh(), None, make_policy(4))

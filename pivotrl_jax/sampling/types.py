@@ -1,0 +1,50 @@
+"""What is asked of the sampler, and what it gives."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One sample: continue `trunk[:start]`; drawn with (run key, `candidate`, `sample`).
+
+    The trunk's own continuation `trunk[start:end]`, the expert's action with its end-of-turn
+    token, is the draft; `end == start` means none. It changes the cost of a sample, not the sample.
+    """
+
+    start: int
+    end: int
+    candidate: int  # uint32
+    sample: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """One sampled action of T tokens, the end-of-turn token included unless `truncated`.
+
+    `behaviour` is the log-prob of each token under the distribution it was drawn from (tempered,
+    truncated, renormalised), `plain` the one at temperature 1 with nothing left out. The first
+    `drafted` tokens are the expert's and cost no decoding.
+    """
+
+    tokens: Int[np.ndarray, "T"]
+    behaviour: Float[np.ndarray, "T"]
+    plain: Float[np.ndarray, "T"]
+    truncated: bool
+    drafted: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """At most `rows` trunks in memory, `slots` decoding slots shared out among them.
+
+    Slots are refilled every `chunk` tokens. Trunks are padded to a multiple of `row_multiple`, so
+    that few shapes are compiled.
+    """
+
+    rows: int = 8
+    slots: int = 64
+    chunk: int = 8
+    row_multiple: int = 512
