@@ -1,14 +1,12 @@
 """The one entry point; it chooses the implementation."""
 
-from typing import Literal
-
+import jax
 from jaxtyping import Array, Float
 
-from kernels.tree_attention import reference, xla
-from pivotrl_jax.errors import UserError
+from kernels.tree_attention import pallas, reference, xla
+from kernels.tree_attention.backend import Implementation, choose
+from kernels.tree_attention.blocks import blocks_for
 from pivotrl_jax.trees import TokenTree
-
-Implementation = Literal["auto", "xla", "reference"]
 
 
 def tree_attention(
@@ -18,16 +16,20 @@ def tree_attention(
     tree: TokenTree,
     *,
     implementation: Implementation = "auto",
+    interpret: bool = False,
 ) -> Float[Array, "R T H G E"]:
     """Softmax attention of every token to what it sees in its tree, scaled by 1/sqrt(E).
 
     Operands are bfloat16 or float32; scores and sums are float32. Differentiable in q, k and v.
-    Raises UserError for an unknown `implementation`.
+    "auto" is "pallas" on TPU and "xla" elsewhere, GPUs included: the kernels sum over blocks in
+    order, which a GPU's grid does not keep. `interpret` runs them on any backend, slowly, for
+    tests. Raises UserError for an `implementation` that is unknown or cannot run here.
     """
-    if implementation == "reference":
+    chosen = choose("tree_attention", implementation, interpret)
+    if chosen == "reference":
         return reference.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree)
-    if implementation in ("auto", "xla"):
+    if chosen == "xla":
         return xla.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree)
-    raise UserError(
-        f"tree_attention: no implementation {implementation!r}; use 'auto', 'xla' or 'reference'."
-    )
+    _, length, _, groups, width = q_RTHGE.shape
+    blocks = blocks_for(jax.devices()[0].device_kind, groups, width, length)
+    return pallas.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, interpret)

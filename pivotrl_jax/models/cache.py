@@ -7,9 +7,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from kernels.tree_attention import MASKED, tree_attention
+from kernels.tree_attention import tree_attention
+from kernels.tree_decode import tree_decode
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import LayerParams, Params
 from pivotrl_jax.models.transformer import layer, rms_norm
@@ -78,58 +79,6 @@ def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache
     return [LayerCache(empty(), empty()) for _ in range(cfg.layers)]
 
 
-def branch_attention(
-    q: Float[Array, "R B H G E"],
-    trunk: LayerCache,
-    own: LayerCache,
-    start_RB: Int[Array, "R B"],
-    step_RB: Int[Array, "R B"],
-) -> Float[Array, "R B H G E"]:
-    """Attention of one token per branch to `trunk[:start]` and its own tokens up to `step`.
-
-    All branches of a row read the trunk's keys and values once, as one matrix product.
-    """
-    rows, branches, heads, groups, width = q.shape
-    together = q.swapaxes(1, 2).reshape(rows, heads, branches * groups, width)
-    before = jnp.arange(trunk.k.shape[2]) < jnp.repeat(start_RB, groups, axis=1)[:, None, :, None]
-    so_far = jnp.arange(own.k.shape[3]) <= jnp.repeat(step_RB, heads)[:, None, None]
-    on_trunk = _partial_attention(together, trunk.k, trunk.v, before)
-    on_own = _partial_attention(_merge(q), _merge(own.k), _merge(own.v), so_far)
-
-    def from_trunk(x: jax.Array) -> jax.Array:
-        return x.reshape(rows, heads, branches, groups, -1).swapaxes(1, 2)
-
-    max_a, sum_a, out_a = map(from_trunk, on_trunk)
-    max_b, sum_b, out_b = (x.reshape(*q.shape[:4], -1) for x in on_own)
-    scale_a, scale_b = (jnp.exp(m - jnp.maximum(max_a, max_b)) for m in (max_a, max_b))
-    out = (scale_a * out_a + scale_b * out_b) / (scale_a * sum_a + scale_b * sum_b)
-    return out.astype(q.dtype)
-
-
-def _partial_attention(
-    q: Float[Array, "*B Q E"],
-    k: Float[Array, "*B T E"],
-    v: Float[Array, "*B T E"],
-    mask: Bool[Array, "*#B #Q T"],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Largest score, sum of exponentials and unnormalised output [*B, Q, 1 or E], float32.
-
-    Two parts of one softmax merge by these (log-sum-exp).
-    """
-    to_f32 = {"preferred_element_type": jnp.float32}
-    scores = jnp.einsum("...qe,...ke->...qk", q, k, **to_f32) * q.shape[-1] ** -0.5
-    scores = jnp.where(mask, scores, MASKED)
-    largest = scores.max(axis=-1, keepdims=True)
-    weights = jnp.exp(scores - largest)
-    out = jnp.einsum("...qk,...ke->...qe", weights.astype(v.dtype), v, **to_f32)
-    return largest, weights.sum(axis=-1, keepdims=True), out
-
-
-def _merge(x: jax.Array) -> jax.Array:
-    """[R, B, H, ...] to one batch axis: XLA:CPU is three times slower with several."""
-    return x.reshape(-1, *x.shape[3:])
-
-
 def decode_step(
     params: Params,
     layers: Layers,
@@ -146,12 +95,10 @@ def decode_step(
     grown: Cache = []
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        cache = LayerCache(
-            own[index].k.at[row, branch, :, step_RB].set(k),
-            own[index].v.at[row, branch, :, step_RB].set(v),
-        )
-        grown.append(cache)
-        return branch_attention(q, trunk[index], cache, start_RB, step_RB)
+        k = own[index].k.at[row, branch, :, step_RB].set(k)
+        v = own[index].v.at[row, branch, :, step_RB].set(v)
+        grown.append(LayerCache(k, v))
+        return tree_decode(q, trunk[index].k, trunk[index].v, k, v, start_RB, step_RB)
 
     for index, p in enumerate(layers):
         x = layer(p, cfg, x, start_RB + step_RB, partial(attend, index))

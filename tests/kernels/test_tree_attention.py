@@ -1,6 +1,8 @@
-"""Blocked tree attention against the dense form, and its memory."""
+"""Tree attention in blocks, by XLA and by the TPU kernels, against the dense form; its memory."""
 
 import functools
+from collections import Counter
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,38 +10,58 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh
 
-from kernels.tree_attention import tree_attention
+from kernels.tree_attention import RESIDUALS, pallas, pallas_grid, tree_attention
+from kernels.tree_attention.blocks import Blocks, blocks_for
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.trees import Layout, TokenTree, build_row, causal, stack
+from pivotrl_jax.parallel.sharding import put_rows
+from pivotrl_jax.trees import Layout, TokenTree, build_row, causal, stack, visible
 
 # Trunk and branches both span several blocks of queries, and neither is a multiple of one.
 LAYOUT = Layout(trunk=300, branches=330, reach=40)
+# The same for the kernels, which are slow when interpreted.
+SMALL = Layout(trunk=37, branches=34, reach=12)
+BLOCKS = [Blocks(queries=16, keys=8), Blocks(queries=8, keys=16)]
 HEADS, GROUPS, WIDTH = 2, 3, 16
 
+Shapes = list[tuple[int, list[tuple[int, int]]]]
 
-def tree_of(shapes: list[tuple[int, list[tuple[int, int]]]]) -> TokenTree:
+
+def tree_of(shapes: Shapes, layout: Layout = LAYOUT) -> TokenTree:
+    """A row per (trunk tokens, branches as (start, own tokens))."""
     rows = [
-        build_row(np.zeros(trunk), [(start, np.zeros(n)) for start, n in branches], LAYOUT)
+        build_row(np.zeros(trunk), [(start, np.zeros(n)) for start, n in branches], layout)
         for trunk, branches in shapes
     ]
     return stack(rows)
 
 
-def operands(rows: int, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, ...]:
+def operands(tree: TokenTree, dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, ...]:
     """Queries, keys, values and a cotangent."""
     rng = np.random.default_rng(0)
-    wide, narrow = (rows, LAYOUT.size, HEADS, GROUPS, WIDTH), (rows, LAYOUT.size, HEADS, WIDTH)
+    wide, narrow = (*tree.shape, HEADS, GROUPS, WIDTH), (*tree.shape, HEADS, WIDTH)
     return tuple(jnp.asarray(rng.normal(size=s), dtype) for s in (wide, narrow, narrow, wide))
 
 
-@functools.partial(jax.jit, static_argnames="implementation")
+@functools.partial(jax.jit, static_argnames="attend")
 def output_and_gradients(
-    tree: TokenTree, q: jax.Array, k: jax.Array, v: jax.Array, d: jax.Array, implementation: str
+    attend: Callable[..., jax.Array],
+    tree: TokenTree,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    d: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    attend = functools.partial(tree_attention, tree=tree, implementation=implementation)
-    out, pull = jax.vjp(attend, q, k, v)
+    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, tree), q, k, v)
     return out, *pull(d)
+
+
+xla = functools.partial(tree_attention, implementation="xla")
+reference = functools.partial(tree_attention, implementation="reference")
+interpreted = [
+    functools.partial(pallas.tree_attention, blocks=blocks, interpret=True) for blocks in BLOCKS
+]
 
 
 @st.composite
@@ -54,34 +76,119 @@ def forests(draw: st.DrawFn) -> TokenTree:
 
 
 FULL = tree_of([(300, [(300, 40)] * 4 + [(7, 40)] * 4), (1, [(1, 1)])])
+# Branches of no, one and many tokens, from the first and the last token of the trunk; rows that
+# are full, nearly empty and without branches.
+FOREST = tree_of(
+    [
+        (37, [(37, 12), (5, 1), (20, 0), (1, 12), (36, 9)]),
+        (1, [(1, 1)]),
+        (30, []),
+        (36, [(9, 12), (36, 0), (9, 11)]),
+    ],
+    SMALL,
+)
+
+
+def assert_equal_to_the_dense_form(attend: Callable[..., jax.Array], tree: TokenTree) -> None:
+    arrays = operands(tree)
+    ours = output_and_gradients(attend, tree, *arrays)
+    dense = output_and_gradients(reference, tree, *arrays)
+    for x, y in zip(ours, dense, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5)
 
 
 @settings(deadline=None, max_examples=25)
 @given(forests())
 def test_blocks_equal_the_dense_form(tree):
-    arrays = operands(2)
-    ours = output_and_gradients(tree, *arrays, implementation="xla")
-    dense = output_and_gradients(tree, *arrays, implementation="reference")
-    for x, y in zip(ours, dense, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5)
+    assert_equal_to_the_dense_form(xla, tree)
+
+
+@pytest.mark.parametrize("attend", interpreted, ids=["tall", "wide"])
+def test_kernels_equal_the_dense_form(attend):
+    assert_equal_to_the_dense_form(attend, FOREST)
 
 
 def test_a_branch_longer_than_the_reach_would_be_noticed():
     """Blocks read no further back than `reach`; with too small a one the outcome is wrong."""
-    arrays = operands(2)
+    arrays = operands(FULL)
     short = FULL.replace(layout=Layout(LAYOUT.trunk, LAYOUT.branches, 8))
-    out, *_ = output_and_gradients(short, *arrays, implementation="xla")
-    dense, *_ = output_and_gradients(FULL, *arrays, implementation="reference")
+    out, *_ = output_and_gradients(xla, short, *arrays)
+    dense, *_ = output_and_gradients(reference, FULL, *arrays)
     assert float(jnp.abs(out - dense).max()) > 0.01
 
 
-def test_bfloat16_operands_accumulate_in_float32():
-    exact = output_and_gradients(FULL, *operands(2), implementation="reference")
-    ours = output_and_gradients(FULL, *operands(2, jnp.bfloat16), implementation="xla")
+@pytest.mark.parametrize(
+    ("attend", "tree"), [(xla, FULL), (interpreted[0], FOREST)], ids=["xla", "pallas"]
+)
+def test_bfloat16_operands_accumulate_in_float32(attend, tree):
+    exact = output_and_gradients(reference, tree, *operands(tree))
+    ours = output_and_gradients(attend, tree, *operands(tree, jnp.bfloat16))
     for x, y in zip(ours, exact, strict=True):
         assert x.dtype == jnp.bfloat16
         error = jnp.linalg.norm(x.astype(jnp.float32) - y) / jnp.linalg.norm(y)
         assert float(error) < 0.01
+
+
+@pytest.mark.parametrize("blocks", BLOCKS, ids=["tall", "wide"])
+def test_exactly_the_blocks_that_some_query_sees_are_visited(blocks):
+    (rows, length), padded = FOREST.shape, 80
+    seen = pallas_grid.seen(pallas_grid.sights(FOREST, padded), blocks)
+    mask = np.broadcast_to(np.eye(padded, dtype=bool), (rows, padded, padded)).copy()
+    mask[:, :length, :length] = visible(FOREST, slice(0, length), np.arange(length))
+    tiles = mask.reshape(rows, padded // blocks.queries, blocks.queries, -1, blocks.keys)
+    np.testing.assert_array_equal(seen, tiles.any(axis=(2, 4)))
+    assert float(seen.mean()) < 0.6
+
+
+def test_blocks_that_nobody_sees_are_not_multiplied():
+    """Blocks of padding, whose NaN would spread to the tokens before them: 0 * NaN is NaN."""
+    poison = np.zeros(FOREST.shape, bool)
+    poison[1, 16:32] = poison[1, 48:] = poison[2, 32:] = True
+    real = np.asarray(FOREST.segments >= 0)
+    assert not (real & poison).any()
+    q, k, v, d = operands(FOREST)
+    bad = np.where(poison[..., None, None], np.nan, 1)
+    clean = output_and_gradients(interpreted[0], FOREST, q, k, v, d)
+    poisoned = output_and_gradients(interpreted[0], FOREST, q, k * bad, v * bad, d)
+    for x, y in zip(clean, poisoned, strict=True):
+        np.testing.assert_array_equal(x[real], y[real])
+        assert np.isnan(y[poison]).all()
+
+
+def test_every_device_runs_the_kernels_on_its_own_rows_and_heads():
+    arrays = operands(FOREST)
+    alone = output_and_gradients(interpreted[0], FOREST, *arrays)
+    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 1, 2), ("data", "fsdp", "tensor"))
+    with jax.set_mesh(mesh):
+        inputs = put_rows((FOREST, *arrays), mesh)
+        compiled = output_and_gradients.lower(interpreted[0], *inputs).compile()
+        together = compiled(*inputs)
+    for x, y in zip(together, alone, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    text = compiled.as_text()
+    assert "f32[2,1,3,80,16]" in text  # queries of two rows and one head, on each of four devices
+    assert "all-reduce" not in text
+
+
+@pytest.mark.parametrize(
+    ("attend", "lse"),
+    [(xla, (4, 2, 3, 71, 1)), (interpreted[0], (4, 2, 3, 80))],
+    ids=["xla", "pallas"],
+)
+def test_remat_keeps_outputs_and_log_sum_exps(attend, lse):
+    q, k, v, _ = operands(FOREST)
+
+    def kept(policy: Callable[..., bool]) -> Counter:
+        again = jax.checkpoint(lambda q: attend(q, k, v, FOREST), policy=policy)
+        return Counter(
+            x.shape for x in jax.tree.leaves(jax.eval_shape(lambda q: jax.vjp(again, q)[1], q))
+        )
+
+    policies = jax.checkpoint_policies
+    named = kept(policies.save_only_these_names(*RESIDUALS))
+    assert (named[q.shape], named[lse]) == (2, 1)
+    unnamed = kept(policies.nothing_saveable)
+    assert (unnamed[q.shape], unnamed[lse]) == (1, 0)
 
 
 def test_memory_is_that_of_blocks():
@@ -90,19 +197,35 @@ def test_memory_is_that_of_blocks():
     tree = causal(np.zeros((1, 4096), np.int32))
     wide, narrow = (1, 4096, HEADS, GROUPS, WIDTH), (1, 4096, HEADS, WIDTH)
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (wide, narrow, narrow, wide)]
-    temporary = {
-        implementation: output_and_gradients.lower(tree, *shapes, implementation=implementation)
+    blocked, dense = (
+        output_and_gradients.lower(attend, tree, *shapes)
         .compile()
         .memory_analysis()
         .temp_size_in_bytes
-        for implementation in ("xla", "reference")
-    }
-    assert temporary["reference"] > 384 * 2**20
-    assert temporary["xla"] < temporary["reference"] / 2
+        for attend in (xla, reference)
+    )
+    assert dense > 384 * 2**20
+    assert blocked < dense / 2
 
 
-def test_an_unknown_implementation_is_refused():
-    with pytest.raises(UserError, match="no implementation 'pallass'"):
-        tree_attention(
-            *operands(1)[:3], causal(np.zeros((1, LAYOUT.size))), implementation="pallass"
-        )
+def test_the_interpreted_kernels_are_reached_through_the_api():
+    tree = causal(np.zeros((1, 20), np.int32))
+    q, k, v, _ = operands(tree)
+    ours = tree_attention(q, k, v, tree, implementation="pallas", interpret=True)
+    np.testing.assert_allclose(ours, reference(q, k, v, tree), rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_are_no_larger_than_rows_and_shrink_as_queries_grow():
+    assert blocks_for("TPU v5 lite", groups=3, width=64, length=71) == Blocks(128, 128)
+    assert blocks_for("TPU v6 lite", groups=3, width=64, length=130) == Blocks(256, 256)
+    small, large = (blocks_for("TPU v5p", g, 128, 8192) for g in (1, 16))
+    assert small.queries * small.keys > large.queries * large.keys
+
+
+def test_what_cannot_run_is_refused():
+    for implementation, message in (
+        ("pallass", "no implementation 'pallass'"),
+        ("pallas", "tree_attention: 'pallas' needs a TPU and this is a cpu"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tree_attention(*operands(FULL)[:3], FULL, implementation=implementation)

@@ -1,0 +1,58 @@
+"""Which implementation of an attention kernel runs, and how it is laid over the mesh."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel.sharding import Axes, spec
+
+Implementation = Literal["auto", "xla", "pallas", "reference"]
+
+
+def choose(op: str, implementation: Implementation, interpret: bool) -> str:
+    """The implementation of `op` that runs; "auto" is Pallas on TPU and XLA elsewhere.
+
+    Raises UserError for an unknown one, and for Pallas on anything but TPU unless interpreted.
+    """
+    backend = jax.default_backend()
+    if implementation == "auto":
+        chosen = "pallas" if backend == "tpu" else "xla"
+    else:
+        chosen = implementation
+    if chosen not in ("xla", "pallas", "reference"):
+        raise UserError(
+            f"{op}: no implementation {chosen!r}; use 'auto', 'xla', 'pallas' or 'reference'."
+        )
+    if chosen == "pallas" and backend != "tpu" and not interpret:
+        raise UserError(f"{op}: 'pallas' needs a TPU and this is a {backend}; use 'auto' or 'xla'.")
+    _log(op, chosen, backend)
+    return chosen
+
+
+@functools.cache  # once per choice
+def _log(op: str, chosen: str, backend: str) -> None:
+    logging.getLogger(__name__).info("%s: %s on %s", op, chosen, backend)
+
+
+def on_mesh(kernel: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
+    """`kernel` on each device's own rows and heads, under the mesh of `jax.set_mesh`.
+
+    XLA does not partition kernels. `axes` name the leading axes of each argument, as in
+    `pivotrl_jax.parallel.sharding`; every result is laid out as the first argument.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return kernel
+
+    def run(*arrays: jax.Array) -> Any:
+        pairs = zip(axes, arrays, strict=True)
+        specs = tuple(spec(names, x.shape[: len(names)], mesh) for names, x in pairs)
+        # The interpreter's own loops fail the check of varying axes.
+        mapped = jax.shard_map(kernel, in_specs=specs, out_specs=specs[0], check_vma=False)
+        return mapped(*arrays)
+
+    return run

@@ -1,0 +1,34 @@
+"""Tokens that the TPU kernels treat at a time."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Tokens per block of queries and of keys, powers of two; Mosaic wants at least 128."""
+
+    queries: int
+    keys: int
+
+
+# (device kind begins with, at most so many numbers G * E per query, blocks). The first that fits
+# holds. Operands in two buffers, G x queries x E each, and in the backward pass four arrays of
+# keys x queries scores in float32 stay within 16 MiB of VMEM. Each byte of a key or value is good
+# for G x queries operations, of which v6e does 560 in the time that it takes to read the byte.
+BLOCKS = (
+    ("TPU v6", 128, Blocks(queries=1024, keys=512)),
+    ("", 1024, Blocks(queries=512, keys=512)),
+    ("", 2048, Blocks(queries=256, keys=512)),
+    ("", 2**31, Blocks(queries=128, keys=256)),
+)
+
+
+def blocks_for(device_kind: str, groups: int, width: int, length: int) -> Blocks:
+    """The table's blocks, but no larger than `length` tokens need: short rows are hardly padded."""
+    blocks = next(
+        blocks
+        for device, most, blocks in BLOCKS
+        if device_kind.startswith(device) and groups * width <= most
+    )
+    needed = max(128, 1 << (length - 1).bit_length())
+    return Blocks(min(blocks.queries, needed), min(blocks.keys, needed))

@@ -1,0 +1,3 @@
+"""One decoding step's attention: slots that share a trunk, each with tokens of its own."""
+
+from kernels.tree_decode.api import tree_decode as tree_decode

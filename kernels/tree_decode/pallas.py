@@ -1,0 +1,124 @@
+"""The trunk's part on TPU: keys and values stream once through VMEM, scores never leave it.
+
+All slots' queries of a key head are one block of rows, and blocks of keys that lie beyond the
+largest start of a row's slots are neither read nor multiplied. The slots' own tokens stay with
+XLA: nothing is shared there that one read could serve, and few of them are there to be read.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int
+
+from kernels.tree_attention import MASKED
+from kernels.tree_decode.xla import Partial, repeated, together, with_own
+
+
+def tree_decode(
+    q_RBHGE: Float[Array, "R B H G E"],
+    trunk_k_RHLE: Float[Array, "R H L E"],
+    trunk_v_RHLE: Float[Array, "R H L E"],
+    own_k_RBHSE: Float[Array, "R B H S E"],
+    own_v_RBHSE: Float[Array, "R B H S E"],
+    start_RB: Int[Array, "R B"],
+    step_RB: Int[Array, "R B"],
+    keys: int,
+    interpret: bool = False,
+) -> Float[Array, "R B H G E"]:
+    """As `xla.tree_decode`, with the trunk read in blocks of `keys` tokens."""
+    starts_R1Q1 = repeated(start_RB, q_RBHGE.shape[3])[:, None]
+    on_trunk = _attend_trunk(
+        together(q_RBHGE), trunk_k_RHLE, trunk_v_RHLE, starts_R1Q1, keys, interpret
+    )
+    return with_own(on_trunk, q_RBHGE, own_k_RBHSE, own_v_RBHSE, step_RB)
+
+
+def _attend_trunk(
+    q_RHQE: Float[Array, "R H Q E"],
+    k_RHLE: Float[Array, "R H L E"],
+    v_RHLE: Float[Array, "R H L E"],
+    starts_R1Q1: Int[Array, "R 1 Q 1"],
+    keys: int,
+    interpret: bool,
+) -> Partial:
+    """Every query's attention to the keys before its start."""
+    rows, heads, queries, width = q_RHQE.shape
+    length = k_RHLE.shape[2]
+    keys = min(keys, length)
+
+    def of_row(r: int, h: int, i: int, seen_R: Array) -> tuple:
+        return r, 0, 0, 0
+
+    def of_head(r: int, h: int, i: int, seen_R: Array) -> tuple:
+        return r, h, 0, 0
+
+    def of_keys(r: int, h: int, i: int, seen_R: Array) -> tuple:
+        # Beyond the last block that is seen stands that block again: it is not fetched twice.
+        return r, h, jnp.minimum(i, jnp.maximum(pl.cdiv(seen_R[r], keys) - 1, 0)), 0
+
+    number, vector = (pl.BlockSpec((None, None, queries, n), of_head) for n in (1, width))
+    block = pl.BlockSpec((None, None, keys, width), of_keys)
+    shapes = [(rows, heads, queries, n) for n in (1, 1, width)]
+    return Partial(
+        *pl.pallas_call(
+            _kernel,
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=1,
+                grid=(rows, heads, pl.cdiv(length, keys)),
+                in_specs=[
+                    pl.BlockSpec((None, None, queries, 1), of_row), vector, block, block,
+                ],
+                out_specs=[number, number, vector],
+            ),
+            out_shape=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", "arbitrary")
+            ),
+            interpret=interpret,
+            name="tree_decode",
+        )(starts_R1Q1.max(axis=(1, 2, 3)), starts_R1Q1, q_RHQE, k_RHLE, v_RHLE)
+    )  # fmt: skip
+
+
+def _kernel(
+    seen_ref: jax.Ref,
+    starts_ref: jax.Ref,
+    q_ref: jax.Ref,
+    k_ref: jax.Ref,
+    v_ref: jax.Ref,
+    max_ref: jax.Ref,
+    sum_ref: jax.Ref,
+    out_ref: jax.Ref,
+) -> None:
+    """Adds one block of keys to the running softmax that the outputs hold."""
+    first = pl.program_id(2) * k_ref.shape[0]
+    seen = seen_ref[pl.program_id(0)]
+
+    @pl.when(first == 0)
+    def _() -> None:
+        max_ref[...] = jnp.full_like(max_ref, MASKED)
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+        out_ref[...] = jnp.zeros_like(out_ref)
+
+    @pl.when(first < seen)
+    def _() -> None:
+        scores = _dot(q_ref[...], k_ref[...], contract=1) * q_ref.shape[-1] ** -0.5
+        index = first + lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+        scores = jnp.where(index < starts_ref[...], scores, MASKED)
+        largest = jnp.maximum(max_ref[...], scores.max(axis=1, keepdims=True))
+        weights, scale = jnp.exp(scores - largest), jnp.exp(max_ref[...] - largest)
+        # What lies beyond the trunk's end in the last block may be NaN, and 0 * NaN is.
+        token = first + lax.broadcasted_iota(jnp.int32, v_ref.shape, 0)
+        values = jnp.where(token < seen, v_ref[...], 0)
+        max_ref[...] = largest
+        sum_ref[...] = scale * sum_ref[...] + weights.sum(axis=1, keepdims=True)
+        out_ref[...] = scale * out_ref[...] + _dot(weights.astype(values.dtype), values, contract=0)
+
+
+def _dot(x: jax.Array, y: jax.Array, contract: int) -> jax.Array:
+    """Product over the last axis of `x` and axis `contract` of `y`, float32."""
+    return lax.dot_general(
+        x, y, (((1,), (contract,)), ((), ())), preferred_element_type=jnp.float32
+    )

@@ -1,0 +1,32 @@
+"""The dense form: what the other implementations are tested against."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kernels.tree_attention import MASKED
+
+
+def tree_decode(
+    q_RBHGE: Float[Array, "R B H G E"],
+    trunk_k_RHLE: Float[Array, "R H L E"],
+    trunk_v_RHLE: Float[Array, "R H L E"],
+    own_k_RBHSE: Float[Array, "R B H S E"],
+    own_v_RBHSE: Float[Array, "R B H S E"],
+    start_RB: Int[Array, "R B"],
+    step_RB: Int[Array, "R B"],
+) -> Float[Array, "R B H G E"]:
+    """Repeats the trunk for every slot, appends the slot's own tokens and takes one softmax."""
+
+    def sequence(trunk: Float[Array, "R H L E"], own: Float[Array, "R B H S E"]) -> jax.Array:
+        shape = (*own.shape[:3], *trunk.shape[2:])
+        return jnp.concatenate([jnp.broadcast_to(trunk[:, None], shape), own], axis=3)
+
+    k, v = sequence(trunk_k_RHLE, own_k_RBHSE), sequence(trunk_v_RHLE, own_v_RBHSE)
+    before = jnp.arange(trunk_k_RHLE.shape[2]) < start_RB[..., None]
+    so_far = jnp.arange(own_k_RBHSE.shape[3]) <= step_RB[..., None]
+    mask_RBT = jnp.concatenate([before, so_far], axis=-1)
+    scores = jnp.einsum("rbhge,rbhte->rbhgt", q_RBHGE, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask_RBT[:, :, None, None], scores * q_RBHGE.shape[-1] ** -0.5, MASKED)
+    probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("rbhgt,rbhte->rbhge", probs, v)

@@ -1,0 +1,53 @@
+"""The kernels compile for four TPU generations, within the memory they promise."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def compile_on(topology: str, *ops: str) -> dict[str, float]:
+    """Megabytes of temporary memory by op."""
+    jobs = [f"{topology}/{op}" for op in ops]
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.tpu_compile", *jobs],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            # Test processes beside this one compile too; nobody opens a TPU.
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    return {row["op"]: row["temp_mib"] for row in rows}
+
+
+def test_v5e_needs_no_room_for_logits():
+    """The dense form takes 2,374 MiB for the gradient."""
+    temp_mib = compile_on("v5e:2x4", "linear_logprob", "linear_logprob_gradient")
+    assert temp_mib["linear_logprob"] <= 20
+    assert temp_mib["linear_logprob_gradient"] <= 64
+
+
+@pytest.mark.parametrize("topology", ["v5p:2x2x1", "v6e:2x4", "tpu7x:2x2x1"])
+def test_compiles_for_other_generations(topology):
+    assert compile_on(topology, "linear_logprob")["linear_logprob"] <= 20
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x1", "v6e:2x4", "tpu7x:2x2x1"])
+def test_tree_attention_needs_no_room_for_scores(topology):
+    """In training they would take 1,024 MiB, in decoding 16 MiB."""
+    temp_mib = compile_on(topology, "tree_attention_gradient", "tree_decode")
+    assert temp_mib["tree_attention_gradient"] <= 64
+    assert temp_mib["tree_decode"] <= 8

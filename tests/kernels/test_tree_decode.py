@@ -1,0 +1,125 @@
+"""Decode attention of slots that share a trunk, against the dense form."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+
+from kernels.tree_decode import pallas, tree_decode
+from kernels.tree_decode.api import AXES
+from kernels.tree_decode.blocks import keys_per_block
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel.sharding import spec
+
+ROWS, SLOTS, HEADS, GROUPS, WIDTH, TRUNK, OWN = 3, 4, 2, 3, 16, 45, 7
+KEYS = 16  # tokens per block: three blocks, the last of them not full
+START = jnp.asarray([[45, 1, 17, 16], [3, 12, 0, 16], [0, 0, 0, 0]])
+# The last slot of the second row idles: it has drawn nothing yet.
+STEP = jnp.asarray([[0, 6, 3, 1], [5, 0, 2, -1], [6, 0, 3, 1]])
+
+
+def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
+    rng = np.random.default_rng(0)
+    trunk, own = (ROWS, HEADS, TRUNK, WIDTH), (ROWS, SLOTS, HEADS, OWN, WIDTH)
+    shapes = [(ROWS, SLOTS, HEADS, GROUPS, WIDTH), trunk, trunk, own, own]
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def interpreted(*arrays: jax.Array) -> jax.Array:
+    return pallas.tree_decode(*arrays, START, STEP, KEYS, interpret=True)
+
+
+xla = functools.partial(tree_decode, implementation="xla")
+reference = functools.partial(tree_decode, implementation="reference")
+
+
+def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step) -> np.ndarray:
+    """One query at a time."""
+    out = np.zeros(q.shape)
+    for r, b, h, g in np.ndindex(*q.shape[:4]):
+        k = np.concatenate([trunk_k[r, h, : start[r, b]], own_k[r, b, h, : step[r, b] + 1]])
+        v = np.concatenate([trunk_v[r, h, : start[r, b]], own_v[r, b, h, : step[r, b] + 1]])
+        scores = k @ q[r, b, h, g] / np.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[r, b, h, g] = weights @ v / weights.sum()
+    return out
+
+
+def test_the_dense_form_is_one_softmax_per_query():
+    arrays = operands()
+    step = jnp.maximum(STEP, 0)
+    exact = numpy_decode(*(np.asarray(x, np.float64) for x in arrays), START, step)
+    np.testing.assert_allclose(reference(*arrays, START, step), exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("decode", [xla, None], ids=["xla", "pallas"])
+def test_trunk_and_own_tokens_merge_to_the_dense_softmax(decode):
+    arrays = operands()
+    ours = interpreted(*arrays) if decode is None else decode(*arrays, START, STEP)
+    dense = reference(*arrays, START, STEP)
+    seeing = np.asarray((START > 0) | (STEP >= 0))
+    np.testing.assert_allclose(ours[seeing], dense[seeing], rtol=1e-5, atol=1e-5)
+    assert bool(jnp.isfinite(ours).all())
+
+
+@pytest.mark.parametrize("decode", [xla, None], ids=["xla", "pallas"])
+def test_bfloat16_operands_accumulate_in_float32(decode):
+    arrays = operands(jnp.bfloat16)
+    ours = interpreted(*arrays) if decode is None else decode(*arrays, START, STEP)
+    exact = reference(*(x.astype(jnp.float32) for x in arrays), START, STEP)
+    assert ours.dtype == jnp.bfloat16
+    error = jnp.linalg.norm(ours.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+    assert float(error) < 0.005
+
+
+def test_trunk_blocks_that_no_slot_sees_are_skipped():
+    """The second row sees 16 tokens: one block. NaN in the others would spread: 0 * NaN is NaN."""
+    q, trunk_k, trunk_v, own_k, own_v = operands()
+    poisoned = [x.at[1, :, KEYS:].set(jnp.nan).at[2].set(jnp.nan) for x in (trunk_k, trunk_v)]
+    ours = interpreted(q, *poisoned, own_k, own_v)
+    np.testing.assert_array_equal(ours, interpreted(q, trunk_k, trunk_v, own_k, own_v))
+    seen_after_all = trunk_v.at[0, :, 40].set(jnp.nan)
+    assert bool(jnp.isnan(interpreted(q, trunk_k, seen_after_all, own_k, own_v)).any())
+
+
+@pytest.mark.parametrize("implementation", ["xla", "pallas"])
+def test_every_device_attends_for_its_own_rows_and_heads(implementation):
+    arrays = [jnp.concatenate([x, x[:1]]) for x in (*operands(), START, STEP)]
+    interpret = implementation == "pallas"
+    decode = jax.jit(
+        functools.partial(tree_decode, implementation=implementation, interpret=interpret)
+    )
+    alone = decode(*arrays)
+    devices = np.asarray(jax.devices()[:4]).reshape(2, 1, 2)
+    mesh = Mesh(devices, ("data", "fsdp", "tensor"))
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(decode(*arrays), alone, rtol=1e-6, atol=1e-6)
+        inputs = [
+            jax.device_put(x, NamedSharding(mesh, spec(axes, x.shape[: len(axes)], mesh)))
+            for x, axes in zip(arrays, AXES, strict=True)
+        ]
+        text = decode.lower(*inputs).compile().as_text()
+    assert "f32[2,4,1,7,16]" in text  # own keys of two rows and one head, on each of four devices
+    assert "all-gather" not in text
+
+
+def test_the_interpreted_kernel_is_reached_through_the_api():
+    arrays = operands()
+    ours = tree_decode(*arrays, START, STEP, implementation="pallas", interpret=True)
+    np.testing.assert_allclose(ours, interpreted(*arrays), rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_shrink_as_queries_grow():
+    sizes = [keys_per_block("TPU v5 lite", queries) for queries in (1, 128, 129, 600, 5000)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(size % 128 == 0 for size in sizes)
+
+
+def test_what_cannot_run_is_refused():
+    with pytest.raises(UserError, match="no implementation 'pallass'"):
+        tree_decode(*operands(), START, STEP, implementation="pallass")
+    with pytest.raises(UserError, match="tree_decode: 'pallas' needs a TPU"):
+        tree_decode(*operands(), START, STEP, implementation="pallas")

@@ -1,0 +1,111 @@
+"""Compiles kernels for TPUs on a machine without one, with the compiler in `libtpu`.
+
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m tests.kernels.tpu_compile v5e:2x4/OP ...
+
+Prints one JSON object per topology/op: the op and the megabytes of temporary memory that XLA plans
+for one chip. Runs in a process of its own because `libtpu` claims its process.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from kernels.linear_logprob import blocks, fused
+from kernels.linear_logprob.pallas import Target
+from kernels.tree_attention import blocks as tree_blocks
+from kernels.tree_attention import pallas as tree_attention
+from kernels.tree_decode import pallas as tree_decode
+from kernels.tree_decode.blocks import keys_per_block
+from pivotrl_jax.trees import Layout, TokenTree
+
+# A function and its abstract arguments.
+Case = tuple[Callable[..., Any], tuple[Any, ...]]
+
+# Qwen3-4B's head and 4,096 scored tokens.
+TOKENS, WIDTH, VOCAB = 4096, 2560, 151_936
+
+
+def on(device: jax.Device, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
+
+
+def linear_logprob(device: jax.Device) -> Case:
+    target = Target("tpu", blocks.choose(device.device_kind, 2 * WIDTH))
+    function = functools.partial(fused.linear_logprob, settings=fused.Settings(target=target))
+    return function, (
+        on(device, (TOKENS, WIDTH), jnp.bfloat16),
+        on(device, (VOCAB, WIDTH), jnp.bfloat16),
+        on(device, (TOKENS,), jnp.int32),
+    )
+
+
+def linear_logprob_gradient(device: jax.Device) -> Case:
+    function, arguments = linear_logprob(device)
+
+    def loss(*operands: jax.Array) -> jax.Array:
+        return sum(x.sum() for x in function(*operands))
+
+    return jax.grad(loss, argnums=(0, 1)), arguments
+
+
+def tree_attention_gradient(device: jax.Device) -> Case:
+    """Forward and backward of one row of 4,096 tokens, 16 query heads on 8 key heads."""
+    rows, tokens, heads, groups, width = 1, 4096, 8, 2, 128
+    chosen = tree_blocks.blocks_for(device.device_kind, groups, width, tokens)
+
+    def gradient(
+        q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array, tree: TokenTree
+    ) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(
+            lambda q, k, v: tree_attention.tree_attention(q, k, v, tree, chosen), q, k, v
+        )
+        return out, *pull(d_out)
+
+    queries, keys = (
+        on(device, shape, jnp.bfloat16)
+        for shape in ((rows, tokens, heads, groups, width), (rows, tokens, heads, width))
+    )
+    number = on(device, (rows, tokens), jnp.int32)
+    tree = TokenTree(*[number] * 5, Layout(trunk=2048, branches=2048, reach=256))
+    return gradient, (queries, keys, keys, queries, tree)
+
+
+def decode(device: jax.Device) -> Case:
+    """Four trunks of 4,096 tokens, each with 16 slots of 256."""
+    rows, slots, heads, groups, width, length, size = 4, 16, 8, 2, 128, 4096, 256
+    keys = keys_per_block(device.device_kind, slots * groups)
+    trunk = on(device, (rows, heads, length, width), jnp.bfloat16)
+    own = on(device, (rows, slots, heads, size, width), jnp.bfloat16)
+    number = on(device, (rows, slots), jnp.int32)
+    q = on(device, (rows, slots, heads, groups, width), jnp.bfloat16)
+    operands = (q, trunk, trunk, own, own, number, number)
+    return functools.partial(tree_decode.tree_decode, keys=keys), operands
+
+
+OPS: dict[str, Callable[[jax.Device], Case]] = {
+    "linear_logprob": linear_logprob,
+    "linear_logprob_gradient": linear_logprob_gradient,
+    "tree_attention_gradient": tree_attention_gradient,
+    "tree_decode": decode,
+}
+
+
+def temporary_mib(topology: str, op: str) -> float:
+    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    function, arguments = OPS[op](device)
+    memory = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes / 2**20
+
+
+if __name__ == "__main__":
+    for job in sys.argv[1:]:
+        topology, op = job.split("/")
+        print(json.dumps({"op": op, "temp_mib": temporary_mib(topology, op)}), flush=True)
