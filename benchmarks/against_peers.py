@@ -31,6 +31,7 @@ from pivotrl_jax.pivots import Turn
 
 WORKERS = Path(__file__).parent / "peers"
 INSTALLED = "installed.txt"
+MEMORY_SHARE = 0.85  # of the machine's, for one side
 PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
 
 
@@ -95,6 +96,9 @@ def job(run: Run, corpus: Corpus, size: Size, directory: Path) -> dict[str, Any]
         "max_tokens": size.max_tokens,
         "steps": size.steps,
         "learning_rate": 1e-6,
+        "memory_bytes": int(
+            MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        ),
     }
 
 
@@ -178,9 +182,14 @@ def main() -> None:
     options = parser("against_peers", __doc__)
     options.add_argument("--model", help="as --config.model.name of a run takes it")
     options.add_argument("--venvs", type=Path, help="where the peers' environments are kept")
+    options.add_argument("--samples", type=int, help="K; a peer may lack memory for 8")
     given = options.parse_args()
     size = QUICK if given.quick else FULL
-    size = dataclasses.replace(size, steps=given.rounds + 1 if given.rounds else size.steps)
+    size = dataclasses.replace(
+        size,
+        samples=given.samples or size.samples,
+        steps=given.rounds + 1 if given.rounds else size.steps,
+    )
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         run = open_run(profile.settings(given.model, quick=False), scratch / "run")

@@ -96,6 +96,8 @@ def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
         "clipped_tokens": clipped,
         "trunks": len(trunks),
         "trunk_tokens": sum(map(len, trunks)),
+        # What the candidates would take in rows of their own: the sharing that trunks achieve.
+        "flat_tokens": sum(turn.end for own in turns.values() for turn in own),
     }
     _write(run, table, texts, audit)
     return Corpus(trunks, turns, table)

@@ -48,12 +48,18 @@ def _candidates(run: Artifacts) -> str:
     rows = [
         ["assistant turns read", f"{run.candidates_audit['turns']:,}"],
         ["candidates (train + held out)", f"{split['train']} + {split['heldout']}"],
+        ["tokens of their trunks, and of a row for each", _sharing(run.candidates_audit)],
         ["train candidates with zero variance", f"{flat} of {judged} ({flat / judged:.0%})"],
         ["mixed, but too easy", str(status.get("too_easy", 0))],
         ["pivots kept", str(run.select_audit["selected"])],
         ["updates on them", str(len(run.train))],
     ]
     return _table(["", "count"], rows)
+
+
+def _sharing(audit: Row) -> str:
+    trunks, flat = audit["trunk_tokens"], audit["flat_tokens"]
+    return f"{trunks:,}, {flat:,} ({flat / trunks:.1f} times as many)"
 
 
 def _stages(run: Artifacts) -> str:

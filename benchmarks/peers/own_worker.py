@@ -93,6 +93,8 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    resource.setrlimit(resource.RLIMIT_DATA, (asked["memory_bytes"],) * 2)
     with jax.set_mesh(make_mesh(MeshSettings(), jax.devices()[:1])):
-        found = measure(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        found = measure(asked)
     Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")

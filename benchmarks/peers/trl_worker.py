@@ -96,6 +96,8 @@ def measure(job: Mapping[str, Any], directory: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    resource.setrlimit(resource.RLIMIT_DATA, (asked["memory_bytes"],) * 2)
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), scratch)
+        found = measure(asked, scratch)
     Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")

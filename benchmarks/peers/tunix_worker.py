@@ -66,7 +66,6 @@ def policy(directory: str, mesh: jax.sharding.Mesh) -> llama.Llama3:
         rope_theta=int(read["rope_theta"]),
         norm_eps=read["rms_norm_eps"],
         weight_tying=read["tie_word_embeddings"],
-        remat_config=llama.RematConfig.DECODER,
     )
     return weights.create_model_from_safe_tensors(directory, config, mesh)
 
@@ -129,5 +128,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    found = measure(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    resource.setrlimit(resource.RLIMIT_DATA, (asked["memory_bytes"],) * 2)
+    found = measure(asked)
     Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")

@@ -202,7 +202,8 @@ def write_run(workdir: Path, candidates: int = 60, steps: int = 50) -> list[dict
             "turns": 4766, "candidates": candidates + 148,
             "by_split": {"train": candidates, "heldout": 148},
             "left_out": {"history_too_long": 4009, "failed_tool_call": 4618 - 4009 - candidates},
-            "clipped_tokens": 918_233, "trunks": 72, "trunk_tokens": 131_402,
+            "clipped_tokens": 918_233, "trunks": 72,
+            "trunk_tokens": 131_402, "flat_tokens": 525_608,
         },
     )  # fmt: skip
     tables = write_profile(workdir, candidates, rng)

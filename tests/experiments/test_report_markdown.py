@@ -25,6 +25,10 @@ def test_the_tables_hold_the_figures_of_the_artifacts(workdir):
     flat = audit["status"]["all_pass"] + audit["status"]["all_fail"]
     assert cells(text, "train candidates with zero variance")[1].startswith(f"{flat} of ")
     assert cells(text, "pivots kept")[1] == str(audit["selected"])
+    assert (
+        "131,402, 525,608 (4.0 times"
+        in cells(text, "tokens of their trunks, and of a row for each")[1]
+    )
 
 
 @pytest.mark.parametrize("gone", ["evaluate", "select"])

@@ -177,6 +177,8 @@ def test_read_and_candidates_add_up(finished: Path) -> None:
     table = pq.read_table(finished / "candidates/candidates.parquet")
     assert dict(Counter(table["split"].to_pylist())) == audit["by_split"]
     assert table.num_rows == audit["candidates"] == sum(audit["by_split"].values())
+    own_rows = sum(table["history_tokens"].to_pylist()) + sum(table["action_tokens"].to_pylist())
+    assert audit["flat_tokens"] == own_rows
     assert max(table["action_tokens"].to_pylist()) <= MAX_TOKENS
     ends = np.asarray(table["history_tokens"]) + np.asarray(table["action_tokens"])
     assert ends.max() <= 384
