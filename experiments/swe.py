@@ -7,7 +7,7 @@
 
 preset   hardware                    time        what comes out
 smoke    2 CPU cores, 8 GiB          2 minutes   every stage once; figures mean nothing
-laptop   2 CPU cores, 8 GiB          30 minutes  the table in README.md
+laptop   2 CPU cores, 8 GiB          25 minutes  the table in README.md
 host     one accelerator host        not run yet
 pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
 """
@@ -63,7 +63,7 @@ def laptop() -> Settings:
         ),
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
-        engine=EngineSettings(rows=8, slots=64),
+        engine=EngineSettings(rows=8, slots=128),
         reward=RewardSettings(verifier="command", recipe=SAME_TARGET),
         sft=SftSettings(
             rows=2,
