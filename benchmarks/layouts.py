@@ -10,8 +10,13 @@ import numpy as np
 from kernels.grpo import Groups
 from pivotrl_jax.pivots import Rollouts, Turn
 from pivotrl_jax.sampling import Sample
-from pivotrl_jax.training import PolicyBatch, SupervisedBatch, policy_batch, supervised_batch
-from pivotrl_jax.training.batches import micro_batches
+from pivotrl_jax.training import (
+    PolicyBatch,
+    SupervisedBatch,
+    micro_batches,
+    policy_batch,
+    supervised_batch,
+)
 from pivotrl_jax.trajectories import Action
 from pivotrl_jax.trees import Layout, build_row
 
@@ -67,7 +72,7 @@ def draw(point: Point, vocab: int) -> Drawn:
 def tree_batch(drawn: Drawn) -> PolicyBatch:
     """All samples as branches of one trunk, in one micro-batch."""
     turns, valid_PK = drawn.rollout.turns, np.ones(drawn.reward_PK.shape, bool)
-    return policy_batch(
+    rows = policy_batch(
         [(0, turns)],
         [drawn.trunk],
         drawn.rollout,
@@ -75,10 +80,10 @@ def tree_batch(drawn: Drawn) -> PolicyBatch:
         valid_PK,
         ~valid_PK,
         pivots=len(turns),
-        micro_rows=1,
         multiple=MULTIPLE,
         reach=max(len(sample.tokens) for group in drawn.rollout.samples for sample in group),
     )
+    return micro_batches(rows, 1)
 
 
 def flat_batches(drawn: Drawn, budget: int) -> list[PolicyBatch]:
@@ -94,8 +99,8 @@ def flat_batches(drawn: Drawn, budget: int) -> list[PolicyBatch]:
         history = drawn.trunk[: turn.start]
         rows = [_flat_row(history, sample, k, reward_K) for k, sample in enumerate(group)]
         batch = jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
-        micro = _micro_rows(len(rows), budget // batch.tree.shape[1])
-        batches.append(jax.tree.map(lambda x, n=micro: micro_batches(x, n), batch))
+        micro = _largest_divisor(len(rows), budget // batch.tree.shape[1])
+        batches.append(micro_batches(batch, micro))
     return batches
 
 
@@ -114,7 +119,7 @@ def _flat_row(history: np.ndarray, sample: Sample, k: int, reward_K: np.ndarray)
     )
 
 
-def _micro_rows(rows: int, most: int) -> int:
+def _largest_divisor(rows: int, most: int) -> int:
     """The largest divisor of `rows` up to `most`: no micro-batch is filled up with empty rows."""
     return max(n for n in range(1, max(most, 1) + 1) if rows % n == 0)
 
@@ -123,7 +128,7 @@ def sft_batch(tokens: int, scored: int, vocab: int) -> SupervisedBatch:
     """One trunk whose last `scored` tokens are the targets."""
     trunk = np.random.default_rng(1).integers(vocab, size=tokens, dtype=np.int32)
     spans = [(tokens - scored, tokens)]
-    return supervised_batch([(trunk, spans)], micro_rows=1, multiple=MULTIPLE)
+    return micro_batches(supervised_batch([(trunk, spans)], multiple=MULTIPLE), 1)
 
 
 @dataclasses.dataclass(frozen=True)

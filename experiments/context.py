@@ -94,16 +94,6 @@ def key_of(run: Run, stream: int) -> jax.Array:
 def open_run(settings: Settings, workdir: Path) -> Run:
     """Creates or reopens a work directory; UserError if it belongs to another configuration."""
     run = Run(settings, workdir, make_mesh(settings.mesh))
-    share = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    for name, rows in {
-        "sft.micro_rows": settings.sft.micro_rows,
-        "train.micro_rows": settings.train.micro_rows,
-    }.items():
-        if rows % share:
-            raise UserError(
-                f"{name} is {rows}, which {share} devices along data and fsdp do not divide; "
-                f"set it to a multiple of {share}"
-            )
     # A misspelt name fails now, not after hours of sampling.
     _ = run.fmt, run.recipe
     path = workdir / "config.json"

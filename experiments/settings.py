@@ -62,7 +62,6 @@ class SftSettings:
 
     epochs: int = 1
     rows: int = 4
-    micro_rows: int = 1
     row_multiple: int = 512
     remat: Remat = "full"
     save_every: int = 10

@@ -11,7 +11,6 @@ from experiments.candidates import Corpus
 from experiments.context import TRAIN, Run, key_of
 from experiments.progress import Progress, StageRecord
 from pivotrl_jax.models import Params, huggingface
-from pivotrl_jax.parallel import put_rows
 from pivotrl_jax.pivots import (
     Turn,
     plan,
@@ -20,6 +19,7 @@ from pivotrl_jax.training import (
     Checkpointer,
     MetricWriter,
     TrainState,
+    in_micro_batches,
     index_batches,
     learning_rates,
     make_optimizer,
@@ -40,16 +40,14 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     steps = settings.epochs * max(1, len(examples) // min(settings.rows, len(examples)))
     optimizer = make_optimizer(settings.optimizer, steps)
     layout = state_shardings(optimizer, run.cfg, run.mesh)
-    update = supervised_update(run.cfg, optimizer, layout, settings.remat)
+    update = in_micro_batches(
+        supervised_update(run.cfg, optimizer, layout, settings.remat), run.mesh
+    )
     rates = learning_rates(settings.optimizer, steps)
 
     def step(state: TrainState, indices: np.ndarray, number: int) -> tuple[TrainState, Mapping]:
-        batch = supervised_batch(
-            [examples[i] for i in indices],
-            micro_rows=settings.micro_rows,
-            multiple=settings.row_multiple,
-        )
-        state, metrics = update(state, put_rows(batch, run.mesh, axis=1))
+        batch = supervised_batch([examples[i] for i in indices], multiple=settings.row_multiple)
+        state, metrics = update(state, batch)
         scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
         return state, scalars | {"lr": rates[number]}
 
@@ -97,7 +95,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> P
         rows,
         corpus.trunks,
         reference,
-        update,
+        in_micro_batches(update, run.mesh),
         run.judging,
         settings,
         run.settings.engine,

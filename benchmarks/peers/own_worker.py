@@ -18,12 +18,13 @@ import numpy as np
 from kernels.grpo import AdvantageSettings
 from pivotrl_jax.models.pretrained import default_cache, resolve
 from pivotrl_jax.objectives import PolicySettings
-from pivotrl_jax.parallel import MeshSettings, make_mesh, put_rows
+from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.pivots import Rollouts, Row, Turn, plan
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import (
     OptimizerSettings,
     PolicyBatch,
+    in_micro_batches,
     make_optimizer,
     new_state,
     policy_batch,
@@ -50,7 +51,7 @@ def batch(rows: list[Row], trunks: list[np.ndarray], rollout: Rollouts, cap: int
     valid_PK = np.ones(shape, bool)
     return policy_batch(
         rows, trunks, rollout, reward_PK, valid_PK, ~valid_PK,
-        pivots=max(len(part) for _, part in rows), micro_rows=1, multiple=MULTIPLE, reach=cap,
+        pivots=max(len(part) for _, part in rows), multiple=MULTIPLE, reach=cap,
     )  # fmt: skip
 
 
@@ -67,17 +68,18 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         model.cfg, optimizer, layout, PolicySettings(kl_coef=0.0), AdvantageSettings(),
         temperature=1.0, remat="full",
     )  # fmt: skip
+    step = in_micro_batches(update, mesh)
     sampling = SamplingSettings(max_tokens=cap)
     seconds: dict[str, list[float]] = {"sampling": [], "update": []}
-    for step in range(job["steps"]):
+    for number in range(job["steps"]):
         began = time.perf_counter()
         rollout = sample_all(
-            state.params, model.cfg, rows, trunks, samples, jax.random.key(step),
+            state.params, model.cfg, rows, trunks, samples, jax.random.key(number),
             model.tokenizer, sampling, EngineSettings(), mesh,
         )  # fmt: skip
         sampled = time.perf_counter()
-        own = put_rows(batch(rows, trunks, rollout, cap), mesh, axis=1)
-        state, _ = jax.block_until_ready(update(state, None, own))
+        own = batch(rows, trunks, rollout, cap)
+        state, _ = jax.block_until_ready(step(state, None, own))
         seconds["sampling"].append(sampled - began)
         seconds["update"].append(time.perf_counter() - sampled)
     lengths = [len(sample.tokens) for group in rollout.samples for sample in group]

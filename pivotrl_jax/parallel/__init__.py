@@ -1,7 +1,15 @@
 """Mesh and sharding table."""
 
 from pivotrl_jax.parallel.mesh import AXES, MeshSettings, make_mesh
-from pivotrl_jax.parallel.sharding import constrain, put_rows, replicated, rows, shardings, spec
+from pivotrl_jax.parallel.sharding import (
+    constrain,
+    put_rows,
+    replicated,
+    row_shards,
+    rows,
+    shardings,
+    spec,
+)
 
 __all__ = [
     "AXES",
@@ -10,6 +18,7 @@ __all__ = [
     "make_mesh",
     "put_rows",
     "replicated",
+    "row_shards",
     "rows",
     "shardings",
     "spec",

@@ -1,5 +1,6 @@
 """The one table from logical axes to mesh axes."""
 
+import math
 from typing import Any
 
 import jax
@@ -52,6 +53,11 @@ def rows(mesh: Mesh, shape: tuple[int, ...], axis: int = 0) -> NamedSharding:
     """Sharding of a batch array whose dimension `axis` counts rows."""
     names: Axes = tuple("rows" if i == axis else None for i in range(len(shape)))
     return NamedSharding(mesh, spec(names, shape, mesh))
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Into how many parts the mesh divides rows."""
+    return math.prod(mesh.shape[axis] for axis in RULES["rows"])
 
 
 def put_rows(batch: Any, mesh: Mesh, axis: int = 0) -> Any:

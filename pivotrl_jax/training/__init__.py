@@ -5,6 +5,7 @@ from pivotrl_jax.training.checkpoints import Checkpointer
 from pivotrl_jax.training.data import index_batches
 from pivotrl_jax.training.loop import Stopped, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
+from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
 from pivotrl_jax.training.pivotrl import Judge, TrainSettings, pivot_step
 from pivotrl_jax.training.update import (
@@ -28,9 +29,11 @@ __all__ = [
     "SupervisedBatch",
     "TrainSettings",
     "TrainState",
+    "in_micro_batches",
     "index_batches",
     "learning_rates",
     "make_optimizer",
+    "micro_batches",
     "new_state",
     "pivot_step",
     "policy_batch",

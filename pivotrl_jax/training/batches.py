@@ -15,17 +15,10 @@ from pivotrl_jax.trees import Layout, build_row, round_up, stack
 Span = tuple[int, int]
 
 
-def micro_batches(x: np.ndarray, rows: int) -> np.ndarray:
-    """[M * R, ...] as [M, R, ...]; rows of zeros fill the last micro-batch."""
-    missing = -len(x) % rows
-    x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
-    return x.reshape(-1, rows, *x.shape[1:])
-
-
 def supervised_batch(
-    examples: Sequence[tuple[np.ndarray, Sequence[Span]]], *, micro_rows: int, multiple: int
+    examples: Sequence[tuple[np.ndarray, Sequence[Span]]], *, multiple: int
 ) -> SupervisedBatch:
-    """Trunks with the spans whose tokens are the targets. Tokens after the last span are cut."""
+    """A row per trunk, with the spans whose tokens are the targets; tokens after them are cut."""
     ends = [max(end for _, end in spans) for _, spans in examples]
     layout = Layout(round_up(max(ends), multiple))
     tree = stack(
@@ -33,9 +26,7 @@ def supervised_batch(
     )
     scored = [np.concatenate([np.arange(*span) for span in spans]) for _, spans in examples]
     index, weight = _pad(scored, round_up(max(map(len, scored)), multiple))
-    return jax.tree.map(
-        lambda x: micro_batches(x, micro_rows), SupervisedBatch(tree, index, weight)
-    )
+    return SupervisedBatch(tree, index, weight)
 
 
 def policy_batch(
@@ -47,7 +38,6 @@ def policy_batch(
     malformed_PK: Bool[np.ndarray, "P K"],
     *,
     pivots: int,
-    micro_rows: int,
     multiple: int,
     reach: int,
 ) -> PolicyBatch:
@@ -96,8 +86,7 @@ def policy_batch(
         )
         for trunk, own, span in zip(heads, kept, itertools.pairwise(first), strict=True)
     ]
-    batch = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-    return jax.tree.map(lambda x: micro_batches(x, micro_rows), batch)
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 def _policy_row(

@@ -20,7 +20,6 @@ from pivotrl_jax.objectives import (
     group_statistics,
     rewards,
 )
-from pivotrl_jax.parallel import put_rows
 from pivotrl_jax.pivots import Judged, Rollouts, Row, judge, rollouts
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import ActionFormat, Tokenizer
@@ -33,7 +32,7 @@ from pivotrl_jax.verifiers import Verifier
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """`rows` trees a step, each with up to `pivots_per_row` pivots of one trajectory and `samples`
-    (G) actions per pivot, updated in micro-batches of `micro_rows` trees.
+    (G) actions per pivot.
 
     `malformed_penalty` replaces the advantage of unparsable actions (None: off).
     """
@@ -42,7 +41,6 @@ class TrainSettings:
     rows: int = 16
     pivots_per_row: int = 4
     samples: int = 16
-    micro_rows: int = 1
     row_multiple: int = 512
     remat: Remat = "full"
     normalisation: Normalisation = "std"
@@ -97,7 +95,8 @@ def pivot_step(
 ) -> Step:
     """The step that `training.loop.run_steps` runs: indices into `rows` to metrics.
 
-    The draws of step n use `fold_in(key, n)`, so that a resumed run draws the same samples.
+    `update` takes batches of plain rows. The draws of step n use `fold_in(key, n)`, so that a
+    resumed run draws the same samples.
     """
 
     def step(
@@ -128,11 +127,10 @@ def pivot_step(
             judged.valid_PK,
             judged.malformed_PK,
             pivots=settings.pivots_per_row,
-            micro_rows=settings.micro_rows,
             multiple=settings.row_multiple,
             reach=settings.sampling.max_tokens,
         )
-        state, metrics = update(state, reference, put_rows(batch, mesh, axis=1))
+        state, metrics = update(state, reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         drawn = [sample for group in rollout.samples for sample in group]
         lengths = [len(sample.tokens) for sample in drawn]

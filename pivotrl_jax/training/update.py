@@ -29,11 +29,12 @@ class TrainState:
 
 @flax.struct.dataclass
 class SupervisedBatch:
-    """M micro-batches of R rows. `index` lists the scored tokens of a row; padding weighs 0."""
+    """R rows, or M micro-batches of R rows each. `index` lists the scored tokens of a row; padding
+    weighs 0."""
 
-    tree: TokenTree  # M R T
-    index: Int[Any, "M R A"]
-    weight: Float[Any, "M R A"]
+    tree: TokenTree  # *M R T
+    index: Int[Any, "*M R A"]
+    weight: Float[Any, "*M R A"]
 
 
 @flax.struct.dataclass
@@ -41,15 +42,15 @@ class PolicyBatch:
     """Like SupervisedBatch, with what eq. 7 needs to know: of every scored token its sample within
     the row (p * K + k) and its log-prob when sampled, of every sample its reward."""
 
-    tree: TokenTree  # M R T
-    index: Int[Any, "M R A"]
-    weight: Float[Any, "M R A"]
-    sample: Int[Any, "M R A"]
-    old_logp: Float[Any, "M R A"]
-    groups: Groups  # M R P K
+    tree: TokenTree  # *M R T
+    index: Int[Any, "*M R A"]
+    weight: Float[Any, "*M R A"]
+    sample: Int[Any, "*M R A"]
+    old_logp: Float[Any, "*M R A"]
+    groups: Groups  # *M R P K
 
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]  # scalars
 
 
 def state_shardings(
@@ -133,8 +134,11 @@ def accumulate(
 
 def supervised_update(
     cfg: ModelConfig, optimizer: optax.GradientTransformation, layout: TrainState, remat: Remat
-) -> Callable[[TrainState, SupervisedBatch], tuple[TrainState, Metrics]]:
-    """SFT on the expert actions of whole trajectories: -E log pi(a*|s) over action tokens."""
+) -> jax.stages.Wrapped:
+    """SFT on the expert actions of whole trajectories: -E log pi(a*|s) over action tokens.
+
+    The update takes the state, which is donated, and micro-batches, and gives state and metrics.
+    """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
     def update(state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
@@ -167,11 +171,12 @@ def policy_update(
     *,
     temperature: float,
     remat: Remat,
-) -> Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Single-turn GRPO on pivots (paper eq. 7).
 
-    The update takes the frozen policy pi_0 (None when `kl_coef` is 0) and a batch. Log-probs are
-    those at the sampling `temperature`.
+    The update takes the state, which is donated, the frozen policy pi_0 (None when `kl_coef` is 0)
+    and micro-batches, and gives state and metrics. Log-probs are those at the sampling
+    `temperature`.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))

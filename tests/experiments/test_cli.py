@@ -101,19 +101,13 @@ def test_a_stage_runs_alone(small_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_work_directory_belongs_to_one_configuration(small_model: Path, tmp_path: Path) -> None:
-    rows = {"sft__micro_rows": 8, "train__micro_rows": 8}
-    claim(open_run(changed(small_model, **rows), tmp_path))
-    open_run(changed(small_model, **rows), tmp_path)
-    other = changed(small_model, **rows, selection__threshold=0.5, train__malformed_penalty=-5.0)
+    claim(open_run(changed(small_model), tmp_path))
+    open_run(changed(small_model), tmp_path)
+    other = changed(small_model, selection__threshold=0.5, train__malformed_penalty=-5.0)
     with pytest.raises(UserError, match="another --workdir, or delete this one") as caught:
         open_run(other, tmp_path)
     assert "selection.threshold: 1.0 -> 0.5" in str(caught.value)
     assert "train.malformed_penalty: None -> -5.0" in str(caught.value)
-
-
-def test_rows_that_the_devices_do_not_divide_are_refused(small_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"sft\.micro_rows is 1, which 8 devices .*multiple of 8"):
-        open_run(changed(small_model), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +121,5 @@ def test_rows_that_the_devices_do_not_divide_are_refused(small_model: Path, tmp_
 def test_a_misspelt_name_fails_before_anything_is_sampled(
     field: str, value: object, said: str, small_model: Path, tmp_path: Path
 ) -> None:
-    rows = {"sft__micro_rows": 8, "train__micro_rows": 8}
     with pytest.raises(UserError, match=f"'{said}'"):
-        open_run(changed(small_model, **rows, **{field: value}), tmp_path)
+        open_run(changed(small_model, **{field: value}), tmp_path)

@@ -1,6 +1,8 @@
 """Batches of real text, one token per byte, for the tiny policy."""
 
+import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,7 +13,13 @@ from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
 from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
 from pivotrl_jax.pivots import Rollouts, Row, Turn
 from pivotrl_jax.sampling import Sample
-from pivotrl_jax.training import PolicyBatch, SupervisedBatch, policy_batch, supervised_batch
+from pivotrl_jax.training import (
+    PolicyBatch,
+    SupervisedBatch,
+    micro_batches,
+    policy_batch,
+    supervised_batch,
+)
 from pivotrl_jax.trajectories import Action
 
 DIALOGUE = Path(__file__).parent.parent / "text" / "data" / "mini_swe_agent.json"
@@ -66,20 +74,32 @@ def reward_PK(rollout) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def make_supervised(examples):
-    def make(micro_rows: int) -> SupervisedBatch:
-        return supervised_batch(examples, micro_rows=micro_rows, multiple=MULTIPLE)
-
-    return make
+def supervised_rows(examples) -> SupervisedBatch:
+    return supervised_batch(examples, multiple=MULTIPLE)
 
 
 @pytest.fixture(scope="session")
-def make_policy(rows, trunks, rollout, reward_PK):
-    def make(micro_rows: int, scale: float = 1.0) -> PolicyBatch:
-        return policy_batch(
-            rows, trunks, rollout, scale * reward_PK, reward_PK < 9, reward_PK > 9,
-            pivots=2, micro_rows=micro_rows, multiple=MULTIPLE, reach=16,
-        )  # fmt: skip
+def policy_rows(rows, trunks, rollout, reward_PK) -> PolicyBatch:
+    return policy_batch(
+        rows, trunks, rollout, reward_PK, reward_PK < 9, reward_PK > 9,
+        pivots=2, multiple=MULTIPLE, reach=16,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_supervised(supervised_rows):
+    """The batch in micro-batches of so many rows."""
+    return partial(micro_batches, supervised_rows)
+
+
+@pytest.fixture(scope="session")
+def make_policy(policy_rows):
+    """The same of the policy batch, its rewards times `scale`."""
+
+    def make(rows: int, scale: float = 1.0) -> PolicyBatch:
+        groups = policy_rows.groups
+        groups = dataclasses.replace(groups, reward_RPK=scale * groups.reward_RPK)
+        return micro_batches(policy_rows.replace(groups=groups), rows)
 
     return make
 

@@ -22,6 +22,7 @@ from pivotrl_jax.training import (
     OptimizerSettings,
     Stopped,
     TrainState,
+    in_micro_batches,
     index_batches,
     make_optimizer,
     new_state,
@@ -41,14 +42,14 @@ class NoBar:
     def note(self, text: str) -> None: ...
 
 
-def make_step(layout: TrainState, optimizer, stop_at: int, how: int):
+def make_step(mesh, layout: TrainState, optimizer, stop_at: int, how: int):
     text = np.frombuffer(CORPUS.read_bytes()[: 10 * 60], np.uint8).reshape(10, 60)
-    update = supervised_update(CFG, optimizer, layout, "full")
+    update = in_micro_batches(supervised_update(CFG, optimizer, layout, "full"), mesh)
 
     def step(state: TrainState, indices: np.ndarray, number: int):
         examples = [(text[i], [(20, 60)]) for i in indices]
-        batch = supervised_batch(examples, micro_rows=2, multiple=64)
-        state, metrics = update(state, jax.device_put(batch))
+        batch = supervised_batch(examples, multiple=64)
+        state, metrics = update(state, batch)
         if number + 1 == stop_at and how == signal.SIGTERM:
             os.kill(os.getpid(), how)
         return state, {name: float(x) for name, x in jax.device_get(metrics).items()}
@@ -86,7 +87,7 @@ def main(directory: Path, stop_at: int, how: int) -> None:
 
     with MetricWriter(directory, restored) as writer:
         state = run_steps(
-            make_step(layout, optimizer, stop_at, how),
+            make_step(mesh, layout, optimizer, stop_at, how),
             state,
             steps=STEPS,
             data=data,

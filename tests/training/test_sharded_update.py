@@ -8,9 +8,9 @@ import pytest
 
 from kernels.grpo import AdvantageSettings
 from pivotrl_jax.objectives import PolicySettings
-from pivotrl_jax.parallel import rows as row_sharding
 from pivotrl_jax.training import (
     OptimizerSettings,
+    in_micro_batches,
     make_optimizer,
     new_state,
     policy_update,
@@ -20,17 +20,12 @@ from pivotrl_jax.training import (
 
 # A large epsilon: dividing a gradient by its own size would turn its rounding into steps.
 OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.1, eps=1e-2, weight_decay=0.1), 4)
-# Four trees and four rows of padding, so that rows are split on both meshes.
-ROWS = 8
+# Of four trees: a row for each device, four of them padding; or one for each pair of devices.
 MESHES = [(1, 8, 1), (2, 2, 2)]
 
 
-def to_mesh(mesh, batch):
-    return jax.tree.map(lambda x: jax.device_put(x, row_sharding(mesh, x.shape, axis=1)), batch)
-
-
 @pytest.fixture(scope="module")
-def run(tiny_cfg, place, make_supervised, make_policy):
+def run(tiny_cfg, place, supervised_rows, policy_rows):
     """One update of either kind on a mesh: the old state, the new one and the metrics."""
 
     def run(kind: str, sizes: tuple[int, int, int]):
@@ -40,14 +35,15 @@ def run(tiny_cfg, place, make_supervised, make_policy):
         with jax.set_mesh(mesh):
             if kind == "supervised":
                 update = supervised_update(tiny_cfg, OPTIMIZER, layout, "full")
-                after, metrics = update(state, to_mesh(mesh, make_supervised(ROWS)))
+                after, metrics = in_micro_batches(update, mesh)(state, supervised_rows)
             else:
                 reference = jax.tree.map(lambda x: 1.02 * x, state.params)
                 update = policy_update(
                     tiny_cfg, OPTIMIZER, layout, PolicySettings(kl_coef=0.1, clip_high=5.0),
                     AdvantageSettings("mean"), temperature=0.8, remat="full",
                 )  # fmt: skip
-                after, metrics = update(state, reference, to_mesh(mesh, make_policy(ROWS)))
+                after, metrics = in_micro_batches(update, mesh)(state, reference, policy_rows)
+        del metrics["micro_tokens"]  # per device, so not the same on every mesh
         return layout, state, after, jax.device_get(metrics)
 
     return run

@@ -1,0 +1,61 @@
+"""Micro-batches: the only place that cuts a batch of rows, and the updates that choose the cut."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pivotrl_jax.parallel import put_rows, row_shards
+from pivotrl_jax.training.memory import device_memory, needed, rows_per_device, saturating
+from pivotrl_jax.training.update import Metrics, PolicyBatch, SupervisedBatch, TrainState
+
+Batch = TypeVar("Batch", SupervisedBatch, PolicyBatch)
+
+
+def micro_batches(batch: Batch, rows: int) -> Batch:
+    """[R, ...] as [M, rows, ...]; rows of zeros, which weigh nothing, fill the last one."""
+
+    def cut(x: np.ndarray) -> np.ndarray:
+        padding = np.zeros((-len(x) % rows, *x.shape[1:]), x.dtype)
+        return np.concatenate([x, padding]).reshape(-1, rows, *x.shape[1:])
+
+    return jax.tree.map(cut, batch)
+
+
+def in_micro_batches(
+    update: jax.stages.Wrapped, mesh: Mesh, memory: int | None = None
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """`update` of host batches of plain rows [R, ...], which are its last argument.
+
+    Rows are cut into micro-batches that fit `memory` bytes per device (None: what there is), and
+    every device has its share of each. The cut is chosen once per shape of a batch, by compiling
+    `update` for it, and depends on nothing else, so that a resumed run makes the same. The metrics
+    tell it as `micro_tokens`, the tokens of one micro-batch per device. Raises UserError when one
+    row per device does not fit.
+    """
+    shards = row_shards(mesh)
+    memory = device_memory() if memory is None else memory
+    chosen: dict[Hashable, int] = {}
+
+    def step(*arguments: Any) -> tuple[TrainState, Metrics]:
+        *others, batch = arguments
+        rows, tokens = batch.tree.shape
+
+        def placed(size: int) -> Any:
+            return put_rows(micro_batches(batch, size * shards), mesh, axis=1)
+
+        def need(size: int) -> float:
+            # The call below finds this executable in the cache of `jax.jit`.
+            return needed(update.lower(*others, placed(size)))
+
+        leaves, structure = jax.tree.flatten(batch)
+        shape = (structure, *(leaf.shape for leaf in leaves))
+        if shape not in chosen:
+            useful = saturating(mesh.devices.flat[0].platform)
+            chosen[shape] = rows_per_device(-(-rows // shards), tokens, useful, need, memory)
+        state, metrics = update(*others, placed(chosen[shape]))
+        return state, metrics | {"micro_tokens": chosen[shape] * tokens}
+
+    return step
