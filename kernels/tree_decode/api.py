@@ -16,7 +16,7 @@ AXES = (SLOTS, TRUNK, TRUNK, SLOTS, SLOTS, ("rows",), ("rows",))
 
 def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
-    trunk_k_RHLE: Float[Array, "R H L E"],
+    trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
     own_k_RBHSE: Float[Array, "R B H S E"],
     own_v_RBHSE: Float[Array, "R B H S E"],
@@ -28,19 +28,20 @@ def tree_decode(
 ) -> Float[Array, "R B H G E"]:
     """Attention of one token per slot to `trunk[:start]` and to its own tokens up to `step`.
 
-    The scale is 1/sqrt(E); operands are bfloat16 or float32, scores and sums float32. "auto" is
+    Keys of trunks lie as [E, L], so that scores are a plain matrix product in the decode loop. The
+    scale is 1/sqrt(E); operands are bfloat16 or float32, scores and sums float32. "auto" is
     "pallas" on TPU and "xla" elsewhere; `interpret` runs the TPU kernel on any backend, slowly, for
     tests. Raises UserError for an `implementation` that is unknown or cannot run here.
     """
     operands = (
-        q_RBHGE, trunk_k_RHLE, trunk_v_RHLE, own_k_RBHSE, own_v_RBHSE, start_RB, step_RB,
+        q_RBHGE, trunk_k_RHEL, trunk_v_RHLE, own_k_RBHSE, own_v_RBHSE, start_RB, step_RB,
     )  # fmt: skip
     chosen = choose("tree_decode", implementation, interpret)
     if chosen == "reference":
         return reference.tree_decode(*operands)
-    if chosen == "xla":
-        return on_mesh(xla.tree_decode, AXES)(*operands)
     queries = q_RBHGE.shape[1] * q_RBHGE.shape[3]
     keys = keys_per_block(jax.devices()[0].device_kind, queries)
+    if chosen == "xla":
+        return on_mesh(functools.partial(xla.tree_decode, keys=keys), AXES)(*operands)
     kernel = functools.partial(pallas.tree_decode, keys=keys, interpret=interpret)
     return on_mesh(kernel, AXES)(*operands)

@@ -18,7 +18,7 @@ from kernels.tree_decode.xla import Partial, repeated, together, with_own
 
 def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
-    trunk_k_RHLE: Float[Array, "R H L E"],
+    trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
     own_k_RBHSE: Float[Array, "R B H S E"],
     own_v_RBHSE: Float[Array, "R B H S E"],
@@ -30,14 +30,14 @@ def tree_decode(
     """As `xla.tree_decode`, with the trunk read in blocks of `keys` tokens."""
     starts_R1Q1 = repeated(start_RB, q_RBHGE.shape[3])[:, None]
     on_trunk = _attend_trunk(
-        together(q_RBHGE), trunk_k_RHLE, trunk_v_RHLE, starts_R1Q1, keys, interpret
+        together(q_RBHGE), trunk_k_RHEL, trunk_v_RHLE, starts_R1Q1, keys, interpret
     )
     return with_own(on_trunk, q_RBHGE, own_k_RBHSE, own_v_RBHSE, step_RB)
 
 
 def _attend_trunk(
     q_RHQE: Float[Array, "R H Q E"],
-    k_RHLE: Float[Array, "R H L E"],
+    k_RHEL: Float[Array, "R H E L"],
     v_RHLE: Float[Array, "R H L E"],
     starts_R1Q1: Int[Array, "R 1 Q 1"],
     keys: int,
@@ -45,7 +45,7 @@ def _attend_trunk(
 ) -> Partial:
     """Every query's attention to the keys before its start."""
     rows, heads, queries, width = q_RHQE.shape
-    length = k_RHLE.shape[2]
+    length = v_RHLE.shape[2]
     keys = min(keys, length)
 
     def of_row(r: int, h: int, i: int, seen_R: Array) -> tuple:
@@ -54,12 +54,19 @@ def _attend_trunk(
     def of_head(r: int, h: int, i: int, seen_R: Array) -> tuple:
         return r, h, 0, 0
 
-    def of_keys(r: int, h: int, i: int, seen_R: Array) -> tuple:
+    def seen(r: int, i: int, seen_R: Array) -> Array:
         # Beyond the last block that is seen stands that block again: it is not fetched twice.
-        return r, h, jnp.minimum(i, jnp.maximum(pl.cdiv(seen_R[r], keys) - 1, 0)), 0
+        return jnp.minimum(i, jnp.maximum(pl.cdiv(seen_R[r], keys) - 1, 0))
+
+    def of_keys(r: int, h: int, i: int, seen_R: Array) -> tuple:
+        return r, h, 0, seen(r, i, seen_R)
+
+    def of_values(r: int, h: int, i: int, seen_R: Array) -> tuple:
+        return r, h, seen(r, i, seen_R), 0
 
     number, vector = (pl.BlockSpec((None, None, queries, n), of_head) for n in (1, width))
-    block = pl.BlockSpec((None, None, keys, width), of_keys)
+    k_block = pl.BlockSpec((None, None, width, keys), of_keys)
+    v_block = pl.BlockSpec((None, None, keys, width), of_values)
     shapes = [(rows, heads, queries, n) for n in (1, 1, width)]
     return Partial(
         *pl.pallas_call(
@@ -68,7 +75,7 @@ def _attend_trunk(
                 num_scalar_prefetch=1,
                 grid=(rows, heads, pl.cdiv(length, keys)),
                 in_specs=[
-                    pl.BlockSpec((None, None, queries, 1), of_row), vector, block, block,
+                    pl.BlockSpec((None, None, queries, 1), of_row), vector, k_block, v_block,
                 ],
                 out_specs=[number, number, vector],
             ),
@@ -78,7 +85,7 @@ def _attend_trunk(
             ),
             interpret=interpret,
             name="tree_decode",
-        )(starts_R1Q1.max(axis=(1, 2, 3)), starts_R1Q1, q_RHQE, k_RHLE, v_RHLE)
+        )(starts_R1Q1.max(axis=(1, 2, 3)), starts_R1Q1, q_RHQE, k_RHEL, v_RHLE)
     )  # fmt: skip
 
 
@@ -93,7 +100,7 @@ def _kernel(
     out_ref: jax.Ref,
 ) -> None:
     """Adds one block of keys to the running softmax that the outputs hold."""
-    first = pl.program_id(2) * k_ref.shape[0]
+    first = pl.program_id(2) * v_ref.shape[0]
     seen = seen_ref[pl.program_id(0)]
 
     @pl.when(first == 0)
@@ -104,7 +111,7 @@ def _kernel(
 
     @pl.when(first < seen)
     def _() -> None:
-        scores = _dot(q_ref[...], k_ref[...], contract=1) * q_ref.shape[-1] ** -0.5
+        scores = _dot(q_ref[...], k_ref[...]) * q_ref.shape[-1] ** -0.5
         index = first + lax.broadcasted_iota(jnp.int32, scores.shape, 1)
         scores = jnp.where(index < starts_ref[...], scores, MASKED)
         largest = jnp.maximum(max_ref[...], scores.max(axis=1, keepdims=True))
@@ -114,11 +121,8 @@ def _kernel(
         values = jnp.where(token < seen, v_ref[...], 0)
         max_ref[...] = largest
         sum_ref[...] = scale * sum_ref[...] + weights.sum(axis=1, keepdims=True)
-        out_ref[...] = scale * out_ref[...] + _dot(weights.astype(values.dtype), values, contract=0)
+        out_ref[...] = scale * out_ref[...] + _dot(weights.astype(values.dtype), values)
 
 
-def _dot(x: jax.Array, y: jax.Array, contract: int) -> jax.Array:
-    """Product over the last axis of `x` and axis `contract` of `y`, float32."""
-    return lax.dot_general(
-        x, y, (((1,), (contract,)), ((), ())), preferred_element_type=jnp.float32
-    )
+def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.dot(x, y, preferred_element_type=jnp.float32)

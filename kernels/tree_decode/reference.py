@@ -9,7 +9,7 @@ from kernels.tree_attention import MASKED
 
 def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
-    trunk_k_RHLE: Float[Array, "R H L E"],
+    trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
     own_k_RBHSE: Float[Array, "R B H S E"],
     own_v_RBHSE: Float[Array, "R B H S E"],
@@ -22,8 +22,9 @@ def tree_decode(
         shape = (*own.shape[:3], *trunk.shape[2:])
         return jnp.concatenate([jnp.broadcast_to(trunk[:, None], shape), own], axis=3)
 
-    k, v = sequence(trunk_k_RHLE, own_k_RBHSE), sequence(trunk_v_RHLE, own_v_RBHSE)
-    before = jnp.arange(trunk_k_RHLE.shape[2]) < start_RB[..., None]
+    k = sequence(trunk_k_RHEL.swapaxes(2, 3), own_k_RBHSE)
+    v = sequence(trunk_v_RHLE, own_v_RBHSE)
+    before = jnp.arange(trunk_v_RHLE.shape[2]) < start_RB[..., None]
     so_far = jnp.arange(own_k_RBHSE.shape[3]) <= step_RB[..., None]
     mask_RBT = jnp.concatenate([before, so_far], axis=-1)
     scores = jnp.einsum("rbhge,rbhte->rbhgt", q_RBHGE, k, preferred_element_type=jnp.float32)

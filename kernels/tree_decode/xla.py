@@ -19,17 +19,25 @@ class Partial(NamedTuple):
 
 def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
-    trunk_k_RHLE: Float[Array, "R H L E"],
+    trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
     own_k_RBHSE: Float[Array, "R B H S E"],
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
+    keys: int,
 ) -> Float[Array, "R B H G E"]:
-    """As `reference.tree_decode`; the trunk is read once for all slots, as one matrix product."""
-    starts_RQ1 = repeated(start_RB, q_RBHGE.shape[3])
-    before = jnp.arange(trunk_k_RHLE.shape[2]) < starts_RQ1[:, None]
-    on_trunk = _attend(together(q_RBHGE), trunk_k_RHLE, trunk_v_RHLE, before)
+    """As `reference.tree_decode`; one read of the trunk serves all slots.
+
+    The trunk is read in blocks of `keys` tokens, those beyond a row's largest start not at all; as
+    one matrix product where a block would hold it whole.
+    """
+    q_RHQE, starts_RQ1 = together(q_RBHGE), repeated(start_RB, q_RBHGE.shape[3])
+    if keys < trunk_v_RHLE.shape[2]:
+        on_trunk = _in_blocks(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, starts_RQ1, keys)
+    else:
+        before = jnp.arange(trunk_v_RHLE.shape[2]) < starts_RQ1[:, None]
+        on_trunk = _attend(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, before, keys="ek")
     return with_own(on_trunk, q_RBHGE, own_k_RBHSE, own_v_RBHSE, step_RB)
 
 
@@ -44,6 +52,35 @@ def repeated(start_RB: Int[Array, "R B"], groups: int) -> Int[Array, "R Q 1"]:
     return jnp.repeat(start_RB, groups, axis=1)[:, :, None]
 
 
+def _in_blocks(
+    q_RHQE: Float[Array, "R H Q E"],
+    k_RHEL: Float[Array, "R H E L"],
+    v_RHLE: Float[Array, "R H L E"],
+    starts_RQ1: Int[Array, "R Q 1"],
+    keys: int,
+) -> Partial:
+    """One block after the other: scores stay in cache, and the work follows the starts."""
+    _, heads, _, width = q_RHQE.shape
+    blocks_R = -(-starts_RQ1.max(axis=(1, 2)) // keys)
+    ends_R = jnp.cumsum(blocks_R)
+
+    def add(number: jax.Array, so_far: Partial) -> Partial:
+        row = jnp.sum(ends_R <= number)
+        first = (number - ends_R[row] + blocks_R[row]) * keys
+        # The trunk's last block reaches back where it is not full.
+        at = jnp.minimum(first, v_RHLE.shape[2] - keys)
+        index = at + jnp.arange(keys)
+        k = jax.lax.dynamic_slice(k_RHEL, (row, 0, 0, at), (1, heads, width, keys))[0]
+        v = jax.lax.dynamic_slice(v_RHLE, (row, 0, at, 0), (1, heads, keys, width))[0]
+        block = _attend(q_RHQE[row], k, v, (index >= first) & (index < starts_RQ1[row]), keys="ek")
+        found = _both(jax.tree.map(lambda x: x[row], so_far), block)
+        return jax.tree.map(lambda x, y: x.at[row].set(y), so_far, found)
+
+    zeros = jnp.zeros((*q_RHQE.shape[:3], 1), jnp.float32)
+    nothing = Partial(zeros + MASKED, zeros, jnp.zeros(q_RHQE.shape, jnp.float32))
+    return jax.lax.fori_loop(0, ends_R[-1], add, nothing)
+
+
 def with_own(
     on_trunk: Partial,
     q_RBHGE: Float[Array, "R B H G E"],
@@ -54,31 +91,41 @@ def with_own(
     """Attention of the queries `together` to the trunk, and then each slot's to its own tokens."""
     rows, slots, heads, groups, _ = q_RBHGE.shape
     so_far = jnp.arange(own_k_RBHSE.shape[3]) <= jnp.repeat(step_RB, heads)[:, None, None]
-    on_own = _attend(_merge(q_RBHGE), _merge(own_k_RBHSE), _merge(own_v_RBHSE), so_far)
+    on_own = _attend(_merge(q_RBHGE), _merge(own_k_RBHSE), _merge(own_v_RBHSE), so_far, keys="ke")
 
     def from_trunk(x: jax.Array) -> jax.Array:
         return x.reshape(rows, heads, slots, groups, -1).swapaxes(1, 2)
 
-    max_a, sum_a, out_a = map(from_trunk, on_trunk)
-    max_b, sum_b, out_b = (x.reshape(*q_RBHGE.shape[:4], -1) for x in on_own)
-    scale_a, scale_b = (jnp.exp(m - jnp.maximum(max_a, max_b)) for m in (max_a, max_b))
-    out = (scale_a * out_a + scale_b * out_b) / (scale_a * sum_a + scale_b * sum_b)
-    return out.astype(q_RBHGE.dtype)
+    of_trunk = jax.tree.map(from_trunk, on_trunk)
+    of_own = jax.tree.map(lambda x: x.reshape(*q_RBHGE.shape[:4], -1), on_own)
+    found = _both(of_trunk, of_own)
+    return (found.out / found.total).astype(q_RBHGE.dtype)
 
 
 def _attend(
     q: Float[Array, "*B Q E"],
-    k: Float[Array, "*B T E"],
+    k: jax.Array,
     v: Float[Array, "*B T E"],
     mask: Bool[Array, "*#B #Q T"],
+    keys: str,
 ) -> Partial:
+    """`keys` names the last two axes of `k`: "ek" [..., E, T] or "ke" [..., T, E]."""
     to_f32 = {"preferred_element_type": jnp.float32}
-    scores = jnp.einsum("...qe,...ke->...qk", q, k, **to_f32) * q.shape[-1] ** -0.5
+    scores = jnp.einsum(f"...qe,...{keys}->...qk", q, k, **to_f32) * q.shape[-1] ** -0.5
     scores = jnp.where(mask, scores, MASKED)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     out = jnp.einsum("...qk,...ke->...qe", weights.astype(v.dtype), v, **to_f32)
     return Partial(largest, weights.sum(axis=-1, keepdims=True), out)
+
+
+def _both(a: Partial, b: Partial) -> Partial:
+    """Attention to the keys of `a` and of `b`."""
+    largest = jnp.maximum(a.largest, b.largest)
+    scale_a, scale_b = jnp.exp(a.largest - largest), jnp.exp(b.largest - largest)
+    return Partial(
+        largest, scale_a * a.total + scale_b * b.total, scale_a * a.out + scale_b * b.out
+    )
 
 
 def _merge(x: jax.Array) -> jax.Array:

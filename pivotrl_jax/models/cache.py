@@ -20,7 +20,8 @@ from pivotrl_jax.trees.tree import causal
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer: [R, H, L, E] of trunks or [R, B, H, S, E] of branches."""
+    """Keys and values of one layer: of trunks [R, H, E, L] and [R, H, L, E], of branches both
+    [R, B, H, S, E]."""
 
     k: jax.Array
     v: jax.Array
@@ -47,8 +48,8 @@ def prefill(
         kept = []
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            # Heads before tokens: the decode step then reads both without a transpose.
-            kept.append(LayerCache(k.swapaxes(1, 2), v.swapaxes(1, 2)))
+            # As the decode step multiplies them: it then reads both without a transpose.
+            kept.append(LayerCache(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)))
             return tree_attention(q, k, v, tree)
 
         x = layer(p, cfg, x, tree.positions, attend)
@@ -61,12 +62,15 @@ def prefill(
 
 def trunk_cache(cfg: ModelConfig, rows: int, length: int) -> Cache:
     """Room for the keys and values of trunks of `length` tokens."""
-    shape = (rows, cfg.kv_heads, length, cfg.head_dim)
 
-    def empty() -> jax.Array:
-        return constrain(jnp.zeros(shape, cfg.dtype), "rows", "kv_heads", None, None)
+    def empty(*shape: int) -> jax.Array:
+        zeros = jnp.zeros((rows, cfg.kv_heads, *shape), cfg.dtype)
+        return constrain(zeros, "rows", "kv_heads", None, None)
 
-    return [LayerCache(empty(), empty()) for _ in range(cfg.layers)]
+    return [
+        LayerCache(empty(cfg.head_dim, length), empty(length, cfg.head_dim))
+        for _ in range(cfg.layers)
+    ]
 
 
 def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache:

@@ -147,7 +147,8 @@ def advance(
                 cfg,
                 tokens_RB,
                 slots.length_RB - slots.drafted_RB - 1,
-                slots.start_RB,
+                # An idle slot has no trunk to read.
+                jnp.where(slots.running_RB, slots.start_RB, 0),
                 slots.trunk,
                 slots.own,
             )

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 
 from kernels.tree_decode import pallas, tree_decode
+from kernels.tree_decode import xla as xla_form
 from kernels.tree_decode.api import AXES
 from kernels.tree_decode.blocks import keys_per_block
 from pivotrl_jax.errors import UserError
@@ -24,7 +25,8 @@ STEP = jnp.asarray([[0, 6, 3, 1], [5, 0, 2, -1], [6, 0, 3, 1]])
 def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
     rng = np.random.default_rng(0)
     trunk, own = (ROWS, HEADS, TRUNK, WIDTH), (ROWS, SLOTS, HEADS, OWN, WIDTH)
-    shapes = [(ROWS, SLOTS, HEADS, GROUPS, WIDTH), trunk, trunk, own, own]
+    trunk_k = (ROWS, HEADS, WIDTH, TRUNK)
+    shapes = [(ROWS, SLOTS, HEADS, GROUPS, WIDTH), trunk_k, trunk, own, own]
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
@@ -32,7 +34,17 @@ def interpreted(*arrays: jax.Array) -> jax.Array:
     return pallas.tree_decode(*arrays, START, STEP, KEYS, interpret=True)
 
 
-xla = functools.partial(tree_decode, implementation="xla")
+def in_blocks(*arrays: jax.Array) -> jax.Array:
+    return xla_form.tree_decode(*arrays, START, STEP, KEYS)
+
+
+def at_once(*arrays: jax.Array) -> jax.Array:
+    return xla_form.tree_decode(*arrays, START, STEP, TRUNK)
+
+
+FORMS = pytest.mark.parametrize(
+    "decode", [at_once, in_blocks, interpreted], ids=["at_once", "in_blocks", "pallas"]
+)
 reference = functools.partial(tree_decode, implementation="reference")
 
 
@@ -40,7 +52,7 @@ def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step) -> np.ndarray:
     """One query at a time."""
     out = np.zeros(q.shape)
     for r, b, h, g in np.ndindex(*q.shape[:4]):
-        k = np.concatenate([trunk_k[r, h, : start[r, b]], own_k[r, b, h, : step[r, b] + 1]])
+        k = np.concatenate([trunk_k[r, h, :, : start[r, b]].T, own_k[r, b, h, : step[r, b] + 1]])
         v = np.concatenate([trunk_v[r, h, : start[r, b]], own_v[r, b, h, : step[r, b] + 1]])
         scores = k @ q[r, b, h, g] / np.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max())
@@ -55,34 +67,38 @@ def test_the_dense_form_is_one_softmax_per_query():
     np.testing.assert_allclose(reference(*arrays, START, step), exact, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("decode", [xla, None], ids=["xla", "pallas"])
+@FORMS
 def test_trunk_and_own_tokens_merge_to_the_dense_softmax(decode):
     arrays = operands()
-    ours = interpreted(*arrays) if decode is None else decode(*arrays, START, STEP)
+    ours = decode(*arrays)
     dense = reference(*arrays, START, STEP)
     seeing = np.asarray((START > 0) | (STEP >= 0))
     np.testing.assert_allclose(ours[seeing], dense[seeing], rtol=1e-5, atol=1e-5)
     assert bool(jnp.isfinite(ours).all())
 
 
-@pytest.mark.parametrize("decode", [xla, None], ids=["xla", "pallas"])
+@FORMS
 def test_bfloat16_operands_accumulate_in_float32(decode):
     arrays = operands(jnp.bfloat16)
-    ours = interpreted(*arrays) if decode is None else decode(*arrays, START, STEP)
+    ours = decode(*arrays)
     exact = reference(*(x.astype(jnp.float32) for x in arrays), START, STEP)
     assert ours.dtype == jnp.bfloat16
     error = jnp.linalg.norm(ours.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
     assert float(error) < 0.005
 
 
-def test_trunk_blocks_that_no_slot_sees_are_skipped():
+@pytest.mark.parametrize("decode", [in_blocks, interpreted], ids=["xla", "pallas"])
+def test_trunk_blocks_that_no_slot_sees_are_skipped(decode):
     """The second row sees 16 tokens: one block. NaN in the others would spread: 0 * NaN is NaN."""
     q, trunk_k, trunk_v, own_k, own_v = operands()
-    poisoned = [x.at[1, :, KEYS:].set(jnp.nan).at[2].set(jnp.nan) for x in (trunk_k, trunk_v)]
-    ours = interpreted(q, *poisoned, own_k, own_v)
-    np.testing.assert_array_equal(ours, interpreted(q, trunk_k, trunk_v, own_k, own_v))
+    poisoned = [
+        trunk_k.at[1, :, :, KEYS:].set(jnp.nan).at[2].set(jnp.nan),
+        trunk_v.at[1, :, KEYS:].set(jnp.nan).at[2].set(jnp.nan),
+    ]
+    ours = decode(q, *poisoned, own_k, own_v)
+    np.testing.assert_array_equal(ours, decode(q, trunk_k, trunk_v, own_k, own_v))
     seen_after_all = trunk_v.at[0, :, 40].set(jnp.nan)
-    assert bool(jnp.isnan(interpreted(q, trunk_k, seen_after_all, own_k, own_v)).any())
+    assert bool(jnp.isnan(decode(q, trunk_k, seen_after_all, own_k, own_v)).any())
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas"])
