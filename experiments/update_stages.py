@@ -11,10 +11,8 @@ from experiments.candidates import Corpus
 from experiments.context import TRAIN, Run, key_of
 from experiments.progress import Progress, StageRecord
 from pivotrl_jax.models import Params, huggingface
-from pivotrl_jax.pivots import (
-    Turn,
-    plan,
-)
+from pivotrl_jax.parallel import row_shards
+from pivotrl_jax.pivots import Turn, plan
 from pivotrl_jax.training import (
     Checkpointer,
     MetricWriter,
@@ -46,7 +44,11 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     rates = learning_rates(settings.optimizer, steps)
 
     def step(state: TrainState, indices: np.ndarray, number: int) -> tuple[TrainState, Mapping]:
-        batch = supervised_batch([examples[i] for i in indices], multiple=settings.row_multiple)
+        batch = supervised_batch(
+            [examples[i] for i in indices],
+            multiple=settings.row_multiple,
+            shards=row_shards(run.mesh),
+        )
         state, metrics = update(state, batch)
         scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
         return state, scalars | {"lr": rates[number]}
@@ -57,7 +59,7 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         new_state(params, optimizer, layout),
         step,
         steps=steps,
-        items=len(examples),
+        sizes=[max(end for _, end in spans) for _, spans in examples],
         rows=settings.rows,
         save_every=settings.save_every,
         note=lambda m: f"loss {m['loss']:.3f}",
@@ -109,7 +111,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> P
         new_state(params, optimizer, layout),
         step,
         steps=settings.steps,
-        items=len(rows),
+        sizes=[max(turn.end for turn in part) for _, part in rows],
         rows=settings.rows,
         save_every=settings.save_every,
         note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
@@ -124,7 +126,7 @@ def _train(
     step: Callable,
     *,
     steps: int,
-    items: int,
+    sizes: Sequence[int],
     rows: int,
     save_every: int,
     note: Callable[[Mapping[str, float]], str],
@@ -132,7 +134,7 @@ def _train(
     """Restores or starts a training state and runs it to `steps`."""
     directory = run.workdir / name
     checkpointer = Checkpointer(directory / "checkpoints")
-    data = index_batches(items, rows, run.settings.seed)
+    data = index_batches(sizes, rows, run.settings.seed)
     restored = checkpointer.latest()
     if restored is not None:
         state = checkpointer.restore(state, data)

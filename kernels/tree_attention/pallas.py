@@ -107,7 +107,7 @@ def _attend(
     q_RHGTE: Float[Array, "R H G T E"],
     k_RHTE: Float[Array, "R H T E"],
     v_RHTE: Float[Array, "R H T E"],
-    sights_R12T: Int[Array, "R 1 2 T"],
+    sights_R13T: Int[Array, "R 1 3 T"],
     blocks: Blocks,
     interpret: bool,
 ) -> tuple[Array, ...]:
@@ -120,10 +120,10 @@ def _attend(
     accumulator = pltpu.VMEM((groups, width, blocks.queries), jnp.float32)
     return pallas_grid.call(
         pallas_kernels.attend,
-        pallas_grid.seen(sights_R12T, blocks),
+        pallas_grid.seen(sights_R13T, blocks),
         heads,
         [
-            (sights_R12T, specs.sights), (q_RHGTE, specs.queries),
+            (sights_R13T, specs.sights), (q_RHGTE, specs.queries),
             (k_RHTE, specs.keys), (v_RHTE, specs.keys),
         ],
         [(out_RHGET, specs.outputs), (lse_RHGT, specs.statistics)],
@@ -136,7 +136,7 @@ def _differentiate(
     q_RHGTE: Float[Array, "R H G T E"],
     k_RHTE: Float[Array, "R H T E"],
     v_RHTE: Float[Array, "R H T E"],
-    sights_R12T: Int[Array, "R 1 2 T"],
+    sights_R13T: Int[Array, "R 1 3 T"],
     d_out_RHGTE: Float[Array, "R H G T E"],
     lse_RHGT: Float[Array, "R H G T"],
     delta_RHGT: Float[Array, "R H G T"],
@@ -150,13 +150,13 @@ def _differentiate(
     until they are complete.
     """
     rows, heads, groups, length, width = q_RHGTE.shape
-    seen_RIJ = pallas_grid.seen(sights_R12T, blocks)
+    seen_RIJ = pallas_grid.seen(sights_R13T, blocks)
     d_q = jax.ShapeDtypeStruct((rows, heads, groups, width, length), jnp.float32)
     d_k = jax.ShapeDtypeStruct(k_RHTE.shape, jnp.float32)
 
     def inputs(specs: pallas_grid.Specs) -> list:
         return [
-            (sights_R12T, specs.sights), (q_RHGTE, specs.queries),
+            (sights_R13T, specs.sights), (q_RHGTE, specs.queries),
             (k_RHTE, specs.keys), (v_RHTE, specs.keys), (d_out_RHGTE, specs.queries),
             (lse_RHGT, specs.statistics), (delta_RHGT, specs.statistics),
         ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Which blocks of queries and keys the TPU kernels visit, and in what order.
 
-A token sees two runs of keys: the trunk up to its prefix, and its own branch from its first token
-up to itself. So two integers per query (`sights`) hold the whole mask, and a list per block names
+A token sees two runs of keys: its trunk up to its prefix, and its own branch from its first token
+up to itself. So three integers per query (`sights`) hold the whole mask, and a list per block names
 the blocks of the other side that it has to do with. The lists go ahead of the kernels as scalars:
 what they do not name is neither read nor multiplied.
 """
@@ -19,31 +19,38 @@ from kernels.tree_attention.blocks import Blocks
 from pivotrl_jax.trees import TokenTree
 
 
-def sights(tree: TokenTree, padded: int) -> Int[Array, "R 1 2 T"]:
-    """Every token sees [0, prefix) and [first, itself]: its prefix and first, int32.
+def sights(tree: TokenTree, padded: int) -> Int[Array, "R 1 3 T"]:
+    """Every token sees [first, prefix) and [own, itself]: its first, prefix and own, int32.
 
-    A trunk token's own run is empty, as its prefix reaches beyond itself; padding, which has prefix
-    and position 0, sees nothing but itself.
+    A trunk token's own run is empty, as its prefix reaches beyond itself; padding, which has first,
+    prefix and position 0, sees nothing but itself.
     """
     widths = ((0, 0), (0, padded - tree.shape[1]))
-    prefix_RT, positions_RT = (jnp.pad(x, widths) for x in (tree.prefix, tree.positions))
-    first_RT = jnp.arange(padded) - (positions_RT - prefix_RT)
-    return jnp.stack([prefix_RT, first_RT], axis=1)[:, None].astype(jnp.int32)
+    fields = (tree.first, tree.prefix, tree.positions)
+    first_RT, prefix_RT, positions_RT = (jnp.pad(x, widths) for x in fields)
+    own_RT = jnp.arange(padded) - (positions_RT - (prefix_RT - first_RT))
+    return jnp.stack([first_RT, prefix_RT, own_RT], axis=1)[:, None].astype(jnp.int32)
 
 
-def seen(sights_R12T: Int[Array, "R 1 2 T"], blocks: Blocks) -> Bool[Array, "R I J"]:
+def seen(sights_R13T: Int[Array, "R 1 3 T"], blocks: Blocks) -> Bool[Array, "R I J"]:
     """Whether any query of block i sees any key of block j.
 
-    Exact: the branches in a block of queries lie one after the other, so that their own runs make
-    one run.
+    Exact where a row holds one tree: the branches in a block of queries lie one after the other, so
+    that their own runs make one run. With several trees, keys between two trunks' prefixes come
+    along.
     """
-    prefix_RIQ, first_RIQ = jnp.moveaxis(
-        sights_R12T[:, 0].reshape(sights_R12T.shape[0], 2, -1, blocks.queries), 1, 0
+    rows, _, _, padded = sights_R13T.shape
+    first_RIQ, prefix_RIQ, own_RIQ = jnp.moveaxis(
+        sights_R13T[:, 0].reshape(rows, 3, -1, blocks.queries), 1, 0
     )
-    prefix_RI1, first_RI1 = prefix_RIQ.max(-1, keepdims=True), first_RIQ.min(-1, keepdims=True)
-    start_J = jnp.arange(0, sights_R12T.shape[-1], blocks.keys)
-    end_I1 = blocks.queries * (1 + jnp.arange(prefix_RIQ.shape[1]))[:, None]
-    return (start_J < prefix_RI1) | ((start_J + blocks.keys > first_RI1) & (start_J < end_I1))
+    first_RIQ = jnp.where(first_RIQ < prefix_RIQ, first_RIQ, padded)
+    first_RI1, own_RI1 = (x.min(-1, keepdims=True) for x in (first_RIQ, own_RIQ))
+    prefix_RI1 = prefix_RIQ.max(-1, keepdims=True)
+    start_J = jnp.arange(0, padded, blocks.keys)
+    end_J = start_J + blocks.keys
+    end_I1 = blocks.queries * (1 + jnp.arange(padded // blocks.queries))[:, None]
+    on_trunk = (start_J < prefix_RI1) & (end_J > first_RI1)
+    return on_trunk | ((end_J > own_RI1) & (start_J < end_I1))
 
 
 def _visits(seen_RIJ: Bool[Array, "R I J"]) -> tuple[Int[Array, "R I"], Int[Array, "R I J"]]:
@@ -62,7 +69,7 @@ def _visits(seen_RIJ: Bool[Array, "R I J"]) -> tuple[Int[Array, "R I"], Int[Arra
 class Specs(NamedTuple):
     """The blocks of what has a place per query or per key."""
 
-    sights: pl.BlockSpec  # [R, 1, 2, T]
+    sights: pl.BlockSpec  # [R, 1, 3, T]
     queries: pl.BlockSpec  # [R, H, G, T, E]
     outputs: pl.BlockSpec  # [R, H, G, E, T]
     statistics: pl.BlockSpec  # [R, H, G, T]
@@ -81,7 +88,7 @@ def specs(blocks: Blocks, groups: int, width: int, visiting: Literal["queries", 
         return pl.BlockSpec((None, None, *shape), place)
 
     return Specs(
-        sights=spec("queries", 2, blocks.queries, axis=1, per_head=False),
+        sights=spec("queries", 3, blocks.queries, axis=1, per_head=False),
         queries=spec("queries", groups, blocks.queries, width, axis=1),
         outputs=spec("queries", groups, width, blocks.queries, axis=2),
         statistics=spec("queries", groups, blocks.queries, axis=1),

@@ -127,8 +127,8 @@ def _mask(
     shape = (keys, sights_ref.shape[1])
     key = key_block * shape[0] + lax.broadcasted_iota(jnp.int32, shape, 0)
     query = query_block * shape[1] + lax.broadcasted_iota(jnp.int32, shape, 1)
-    prefix, first = sights_ref[0:1, :], sights_ref[1:2, :]
-    return (key < prefix) | ((key >= first) & (key <= query))
+    first, prefix, own = (sights_ref[i : i + 1, :] for i in range(3))
+    return ((key >= first) & (key < prefix)) | ((key >= own) & (key <= query))
 
 
 def _dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:

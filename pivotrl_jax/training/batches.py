@@ -1,5 +1,6 @@
 """From trajectories and judged rollouts to the arrays of one update."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -10,23 +11,44 @@ from jaxtyping import Bool, Float
 from kernels.grpo import Groups
 from pivotrl_jax.pivots import Rollouts, Row
 from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
-from pivotrl_jax.trees import Layout, build_row, round_up, stack
+from pivotrl_jax.trees import Layout, Tree, balanced, build_row, round_up, stack
 
 Span = tuple[int, int]
+# Trees share a row up to about so many tokens, or as many as the longest has. In such a row
+# attention is a small part of the work, even where other trees' keys are masked and not skipped.
+SHARED_ROW = 2_048
 
 
 def supervised_batch(
-    examples: Sequence[tuple[np.ndarray, Sequence[Span]]], *, multiple: int
+    examples: Sequence[tuple[np.ndarray, Sequence[Span]]], *, multiple: int, shards: int = 1
 ) -> SupervisedBatch:
-    """A row per trunk, with the spans whose tokens are the targets; tokens after them are cut."""
-    ends = [max(end for _, end in spans) for _, spans in examples]
-    layout = Layout(round_up(max(ends), multiple))
-    tree = stack(
-        [build_row(trunk[:end], [], layout) for (trunk, _), end in zip(examples, ends, strict=True)]
-    )
-    scored = [np.concatenate([np.arange(*span) for span in spans]) for _, spans in examples]
-    index, weight = _pad(scored, round_up(max(map(len, scored)), multiple))
-    return SupervisedBatch(tree, index, weight)
+    """Trunks with the spans whose tokens are the targets; the tokens after them are cut.
+
+    Trunks share rows (SHARED_ROW); there are at least as many rows as `shards`, or else as trunks.
+    """
+    trees = [Tree(trunk[: max(end for _, end in spans)]) for trunk, spans in examples]
+    rows = _shared([len(tree.trunk) for tree in trees], shards)
+    layout = Layout(_width([sum(len(trees[i].trunk) for i in own) for own in rows], multiple))
+    tree = stack([build_row([trees[i] for i in own], layout) for own in rows])
+    scored = []
+    for own in rows:
+        firsts = itertools.accumulate((len(trees[i].trunk) for i in own), initial=0)
+        spans = [
+            (f + a, f + b) for f, i in zip(firsts, own, strict=False) for a, b in examples[i][1]
+        ]
+        scored.append(np.concatenate([np.arange(*span) for span in spans]))
+    width = _width([len(index) for index in scored], multiple)
+    weight = [np.ones(len(index)) for index in scored]
+    return SupervisedBatch(tree, _fill(scored, width), _fill(weight, width))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """The tree of one `Row`: `kept` are (turn, sample) numbers of its branches, in order."""
+
+    tree: Tree
+    kept: Sequence[tuple[int, int]]
+    turns: range
 
 
 def policy_batch(
@@ -40,92 +62,92 @@ def policy_batch(
     pivots: int,
     multiple: int,
     reach: int,
+    shards: int = 1,
 ) -> PolicyBatch:
-    """One tree per row: the trunk as far as it is used, and every sample of its pivots.
+    """A tree for each of `rows`: the trunk as far as it is used, and every sample of its pivots.
 
-    The tokens that a sample shares with its expert are trunk tokens, scored once for each sample
-    that has them; a branch holds the rest. `rollout` holds the turns of `rows`, at most `pivots` of
-    each, in their order; its samples have at most `reach` tokens. A sample that is not valid
-    (error, truncated) stays out.
+    Trees share rows as in `supervised_batch`. The tokens that a sample shares with its expert are
+    trunk tokens, scored once for each sample that has them; a branch holds the rest. `rollout`
+    holds the turns of `rows`, at most `pivots` of each, in their order; its samples have at most
+    `reach` tokens. A sample that is not valid (error, truncated) stays out.
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
-    kept = [
-        [(i, int(j)) for i in range(*span) for j in np.flatnonzero(valid_PK[i])]
-        for span in itertools.pairwise(first)
+    parts = [
+        _part(trunks[trunk], range(*span), rollout, valid_PK)
+        for (trunk, _), span in zip(rows, itertools.pairwise(first), strict=True)
     ]
-    leaves = [
-        [rollout.turns[i].start + rollout.samples[i][j].drafted for i, j in own] for own in kept
-    ]
-    heads = [
-        trunks[trunk][: max([*(turn.start for turn in part), *own])]
-        for (trunk, part), own in zip(rows, leaves, strict=True)
-    ]
-    scored = [sum(len(rollout.samples[i][j].tokens) for i, j in own) for own in kept]
-    shared = [sum(rollout.samples[i][j].drafted for i, j in own) for own in kept]
+    shared = _shared([len(part.tree.trunk) + part.tree.own for part in parts], shards)
+    together = [[parts[i] for i in own] for own in shared]
     layout = Layout(
-        round_up(max(map(len, heads)), multiple),
-        round_up(max(np.subtract(scored, shared)), multiple),
+        _width([sum(len(part.tree.trunk) for part in own) for own in together], multiple),
+        _width([sum(part.tree.own for part in own) for own in together], multiple),
         reach,
     )
-    width = round_up(max(scored), multiple)
-
-    def groups(start: int, stop: int) -> Groups:
-        missing = ((0, pivots - (stop - start)), (0, 0))
-        every = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
-        return jax.tree.map(lambda x: np.pad(x[start:stop], missing)[None], every)
-
-    parts = [
-        _policy_row(
-            trunk,
-            own,
-            rollout,
-            groups(*span),
-            span[0],
-            layout,
-            width,
-        )
-        for trunk, own, span in zip(heads, kept, itertools.pairwise(first), strict=True)
-    ]
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-
-
-def _policy_row(
-    trunk: np.ndarray,
-    kept: Sequence[tuple[int, int]],
-    rollout: Rollouts,
-    groups: Groups,
-    first: int,
-    layout: Layout,
-    width: int,
-) -> PolicyBatch:
-    drawn = [rollout.samples[i][j] for i, j in kept]
-    starts = [rollout.turns[i].start for i, _ in kept]
-    branches = [(s + d.drafted, d.tokens[d.drafted :]) for s, d in zip(starts, drawn, strict=True)]
-    lengths = np.array([len(d.tokens) for d in drawn], int)
-    own = layout.trunk + np.cumsum([0, *(len(suffix) for _, suffix in branches)])
-    index = [
-        np.concatenate([s + np.arange(d.drafted), at + np.arange(len(d.tokens) - d.drafted)])
-        for s, d, at in zip(starts, drawn, own, strict=False)
-    ]
-
-    def row(values: np.ndarray, dtype: type) -> np.ndarray:
-        return np.pad(values, (0, width - len(values))).astype(dtype)[None]
-
-    samples = groups.reward_RPK.shape[-1]
-    number = np.array([(i - first) * samples + j for i, j in kept], int)
+    scored = [_scored(own, rollout, layout) for own in together]
+    width = _width([len(index) for index, *_ in scored], multiple)
+    groups = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
+    most = pivots * max(map(len, together))
+    index, weight, sample, logp = (_fill(x, width) for x in zip(*scored, strict=True))
     return PolicyBatch(
-        tree=build_row(trunk, branches, layout),
-        index=row(np.concatenate([np.zeros(0), *index]), np.int32),
-        weight=row(np.ones(lengths.sum()), np.float32),
-        sample=row(np.repeat(number, lengths), np.int32),
-        old_logp=row(np.concatenate([np.zeros(0), *(d.behaviour for d in drawn)]), np.float32),
-        groups=groups,
+        tree=stack([build_row([part.tree for part in own], layout) for own in together]),
+        index=index,
+        weight=weight,
+        sample=sample,
+        old_logp=logp,
+        groups=jax.tree.map(
+            lambda *x: np.stack(x), *(_groups(groups, own, most) for own in together)
+        ),
     )
 
 
-def _pad(scored: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    index = np.zeros((len(scored), width), np.int32)
-    weight = np.zeros((len(scored), width), np.float32)
-    for row, own in enumerate(scored):
-        index[row, : len(own)], weight[row, : len(own)] = own, 1
-    return index, weight
+def _part(
+    trunk: np.ndarray, turns: range, rollout: Rollouts, valid_PK: Bool[np.ndarray, "P K"]
+) -> _Part:
+    kept = [(i, int(j)) for i in turns for j in np.flatnonzero(valid_PK[i])]
+    drawn = [rollout.samples[i][j] for i, j in kept]
+    leaves = [rollout.turns[i].start + d.drafted for (i, _), d in zip(kept, drawn, strict=True)]
+    end = max([*(rollout.turns[i].start for i in turns), *leaves])
+    branches = [(at, d.tokens[d.drafted :]) for at, d in zip(leaves, drawn, strict=True)]
+    return _Part(Tree(trunk[:end], branches), kept, turns)
+
+
+def _shared(sizes: Sequence[int], shards: int) -> list[list[int]]:
+    """Which trees share a row: few rows, of about equal length."""
+    rows = round_up(-(-sum(sizes) // max(SHARED_ROW, *sizes)), shards)
+    return balanced(sizes, min(len(sizes), rows))
+
+
+def _width(sizes: Sequence[int], multiple: int) -> int:
+    return round_up(max(sizes), multiple)
+
+
+def _scored(
+    parts: Sequence[_Part], rollout: Rollouts, layout: Layout
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of the scored tokens of one row: places, weights, numbers of samples and log-probs."""
+    index, sample, logp = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0)]
+    first, at, before = 0, layout.trunk, 0
+    for part in parts:
+        for i, j in part.kept:
+            drawn, start = rollout.samples[i][j], first + rollout.turns[i].start
+            rest = len(drawn.tokens) - drawn.drafted
+            index += [start + np.arange(drawn.drafted), at + np.arange(rest)]
+            number = (before + i - part.turns.start) * len(rollout.samples[i]) + j
+            sample.append(np.full(len(drawn.tokens), number))
+            logp.append(drawn.behaviour)
+            at += rest
+        first, before = first + len(part.tree.trunk), before + len(part.turns)
+    places = np.concatenate(index)
+    return places, np.ones(len(places)), np.concatenate(sample), np.concatenate(logp)
+
+
+def _groups(groups: Groups, parts: Sequence[_Part], most: int) -> Groups:
+    """Those of one row's turns, with empty ones up to `most`."""
+    turns = [i for part in parts for i in part.turns]
+    return jax.tree.map(lambda x: np.pad(x[turns], ((0, most - len(turns)), (0, 0))), groups)
+
+
+def _fill(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """One array of int32 or float32, with zeros up to `width`."""
+    kind = np.int32 if np.issubdtype(rows[0].dtype, np.integer) else np.float32
+    return np.stack([np.pad(row, (0, width - len(row))).astype(kind) for row in rows])

@@ -1,16 +1,40 @@
 """Which rows each step trains on: a grain pipeline whose position is part of the checkpoint."""
 
+from collections.abc import Sequence
+
 import grain
 import numpy as np
+from jaxtyping import Int
 
 
-def index_batches(count: int, batch: int, seed: int) -> grain.DatasetIterator[np.ndarray]:
-    """Endless batches of indices into `count` items, reshuffled every epoch.
+def index_batches(
+    sizes: Sequence[int], batch: int, seed: int
+) -> grain.DatasetIterator[Int[np.ndarray, "R"]]:
+    """Endless batches of indices into items of `sizes` (tokens), anew in every epoch.
 
     Deterministic in `seed`; `get_state()` and `set_state()` of the iterator save and restore its
-    position. A batch never holds an item twice unless `count` is below `batch`.
+    position. A batch never holds an item twice; the items that are left over differ from epoch to
+    epoch. The batches of an epoch are of about equal total size, so that few shapes serve them all
+    and little is padded.
     """
-    batch = min(batch, count)
-    epoch = grain.MapDataset.range(count).seed(seed).shuffle()
-    # Batches are cut within an epoch, so that none repeats an item.
-    return iter(epoch.batch(batch, drop_remainder=True).repeat().to_iter_dataset())
+    batch = min(batch, len(sizes))
+    count = len(sizes) // batch
+
+    def pick(number: int, _: int) -> Int[np.ndarray, "R"]:
+        return even_batches(sizes, batch, np.random.default_rng((seed, number // count)))[
+            number % count
+        ]
+
+    return iter(grain.MapDataset.range(count).repeat().map_with_index(pick).to_iter_dataset())
+
+
+def even_batches(
+    sizes: Sequence[int], batch: int, rng: np.random.Generator
+) -> Int[np.ndarray, "N R"]:
+    """As many batches as there are, in random order: a random choice of items is sorted by size and
+    dealt out back and forth. Sizes are blurred, or else the same items would always meet."""
+    order = rng.permutation(len(sizes))[: len(sizes) // batch * batch]
+    blurred = np.take(sizes, order) * rng.uniform(0.8, 1.2, len(order))
+    dealt = order[np.argsort(-blurred)].reshape(batch, -1)
+    dealt[1::2] = dealt[1::2, ::-1]
+    return rng.permutation(dealt.T)

@@ -20,6 +20,7 @@ from pivotrl_jax.objectives import (
     group_statistics,
     rewards,
 )
+from pivotrl_jax.parallel import row_shards
 from pivotrl_jax.pivots import Judged, Rollouts, Row, judge, rollouts
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import ActionFormat, Tokenizer
@@ -129,6 +130,7 @@ def pivot_step(
             pivots=settings.pivots_per_row,
             multiple=settings.row_multiple,
             reach=settings.sampling.max_tokens,
+            shards=row_shards(mesh),
         )
         state, metrics = update(state, reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}

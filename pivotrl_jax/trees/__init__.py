@@ -1,12 +1,23 @@
-"""Token trees: one row holds a trajectory and every sampled action."""
+"""Token trees: one row holds trajectories and every action sampled along them."""
 
-from pivotrl_jax.trees.packing import chunks, round_up
-from pivotrl_jax.trees.tree import PADDING, Layout, TokenTree, build_row, causal, stack, visible
+from pivotrl_jax.trees.packing import balanced, chunks, round_up
+from pivotrl_jax.trees.tree import (
+    PADDING,
+    Layout,
+    TokenTree,
+    Tree,
+    build_row,
+    causal,
+    stack,
+    visible,
+)
 
 __all__ = [
     "PADDING",
     "Layout",
     "TokenTree",
+    "Tree",
+    "balanced",
     "build_row",
     "causal",
     "chunks",

@@ -13,3 +13,15 @@ def round_up(n: int, multiple: int) -> int:
 
 def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def balanced(sizes: Sequence[int], bins: int) -> list[list[int]]:
+    """The numbers of items in `bins` bins of about equal total size: the largest first, each to
+    the bin that holds least (Graham 1969). Items and bins keep their order otherwise."""
+    found: list[list[int]] = [[] for _ in range(bins)]
+    totals = [0] * bins
+    for item in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        emptiest = totals.index(min(totals))
+        found[emptiest].append(item)
+        totals[emptiest] += sizes[item]
+    return sorted(sorted(own) for own in found)

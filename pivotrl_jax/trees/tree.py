@@ -1,11 +1,11 @@
-"""Token trees: a trunk and the branches that leave it, in one row of tokens.
+"""Token trees: trunks and the branches that leave them, in one row of tokens.
 
-A row holds the trunk's tokens first and then every branch's own tokens, one branch after the
-other, each part padded to a static size (`Layout`). A branch that leaves the trunk at `start` has
-the sequence `trunk[:start] + suffix`. Each token knows how many leading trunk tokens it sees and
-which branch it belongs to, and that is all a decoder-only transformer needs: log-probs, losses and
-gradients equal those of one row per sequence, at the cost of the trunk once plus the branches' own
-tokens.
+A row holds the tokens of one or several trunks first and then every branch's own tokens, one branch
+after the other, both parts padded to a static size (`Layout`). A branch that leaves its trunk at
+`start` has the sequence `trunk[:start] + suffix`. Each token knows which places of its trunk it
+sees and which branch it belongs to, and that is all a decoder-only transformer needs: log-probs,
+losses and gradients equal those of one row per sequence, at the cost of the trunks once plus the
+branches' own tokens.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ PADDING = -1
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where a row's tokens lie: `trunk` places, then `branches` places for all branches together.
+    """Where a row's tokens lie: `trunk` places for all trunks together, then `branches` places for
+    all branches.
 
     No branch has more than `reach` tokens of its own, so that attention within a branch reads no
     further back than that.
@@ -40,13 +41,30 @@ class Layout:
         return self.trunk + self.branches
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tree:
+    """A trunk and its branches (start, suffix tokens)."""
+
+    trunk: Int[np.ndarray, "L"]
+    branches: Sequence[tuple[int, Int[np.ndarray, "S"]]] = ()
+
+    @property
+    def own(self) -> int:
+        """Tokens of all branches."""
+        return sum(len(suffix) for _, suffix in self.branches)
+
+
 @flax.struct.dataclass
 class TokenTree:
-    """Rows of trunk and branches; every array is int32 [R, T]."""
+    """Rows of trees; every array is int32 [R, T].
+
+    Of its trunk a token sees the places from `first` up to, not including, `prefix`.
+    """
 
     tokens: Int[Array, "R T"]
     positions: Int[Array, "R T"]  # place in the token's own sequence, from 0
-    prefix: Int[Array, "R T"]  # leading trunk tokens this token may see
+    first: Int[Array, "R T"]
+    prefix: Int[Array, "R T"]
     segments: Int[Array, "R T"]  # 0 trunk, 1.. branches, -1 padding
     parents: Int[Array, "R T"]  # row index of the token before it in its sequence
     layout: Layout = flax.struct.field(pytree_node=False)
@@ -56,41 +74,46 @@ class TokenTree:
         return self.tokens.shape
 
 
-def build_row(
-    trunk: np.ndarray, branches: Sequence[tuple[int, np.ndarray]], layout: Layout
-) -> TokenTree:
-    """One row [1, T] of a trunk and branches (start, suffix tokens).
+def build_row(trees: Sequence[Tree], layout: Layout) -> TokenTree:
+    """One row [1, T] of trees.
 
-    Raises ValueError when the tokens do not fit `layout` or a branch starts outside the trunk.
+    Raises ValueError when the tokens do not fit `layout` or a branch starts outside its trunk.
     """
-    lengths = [len(suffix) for _, suffix in branches]
-    n, used, longest = len(trunk), sum(lengths), max(lengths, default=0)
-    if n > layout.trunk or used > layout.branches or longest > layout.reach:
-        raise ValueError(f"{n} trunk and {used} branch tokens (at most {longest}) exceed {layout}")
-    row = np.zeros((5, layout.size), np.int32)
-    tokens, positions, prefix, segments, parents = row
-    segments[:] = PADDING
-    tokens[:n] = trunk
-    positions[:n] = np.arange(n)
-    prefix[:n] = np.arange(1, n + 1)
-    segments[:n] = 0
-    parents[:n] = np.maximum(np.arange(n) - 1, 0)
-    at = layout.trunk
-    for segment, (start, suffix) in enumerate(branches, 1):
-        if not 0 < start <= n:
-            raise ValueError(f"branch {segment} starts at {start} of a trunk of {n} tokens")
-        own = slice(at, at + len(suffix))
-        tokens[own] = suffix
-        positions[own] = start + np.arange(len(suffix))
-        prefix[own] = start
-        segments[own] = segment
-        parents[own] = np.arange(at, at + len(suffix)) - 1
-        if len(suffix):
-            parents[at] = start - 1
-        at += len(suffix)
-    return TokenTree(
-        tokens[None], positions[None], prefix[None], segments[None], parents[None], layout
-    )
+    trunks, own = sum(len(tree.trunk) for tree in trees), sum(tree.own for tree in trees)
+    longest = max((len(suffix) for tree in trees for _, suffix in tree.branches), default=0)
+    if trunks > layout.trunk or own > layout.branches or longest > layout.reach:
+        raise ValueError(
+            f"{trunks} trunk and {own} branch tokens (at most {longest}) exceed {layout}"
+        )
+    row = np.zeros((6, layout.size), np.int32)
+    row[4] = PADDING
+    first, at, segment = 0, layout.trunk, 0
+    for tree in trees:
+        _put(row, first, tree.trunk, first=first, start=0, segment=0)
+        for start, suffix in tree.branches:
+            segment += 1
+            if not 0 < start <= len(tree.trunk):
+                raise ValueError(
+                    f"branch {segment} starts at {start} of a trunk of {len(tree.trunk)} tokens"
+                )
+            _put(row, at, suffix, first=first, start=start, segment=segment)
+            at += len(suffix)
+        first += len(tree.trunk)
+    tokens, positions, firsts, prefix, segments, parents = row[:, None]
+    return TokenTree(tokens, positions, firsts, prefix, segments, parents, layout)
+
+
+def _put(
+    row: np.ndarray, at: int, suffix: np.ndarray, *, first: int, start: int, segment: int
+) -> None:
+    """Writes what follows `start` tokens of the trunk at `first` to the places from `at`."""
+    places = np.arange(at, at + len(suffix))
+    parents = places - 1
+    parents[:1] = first + max(start - 1, 0)
+    prefix = first + start if segment else places + 1
+    fields = (suffix, start + places - at, first, prefix, segment, parents)
+    for field, values in zip(row, fields, strict=True):
+        field[places] = values
 
 
 def causal(tokens_RT: Array) -> TokenTree:
@@ -100,6 +123,7 @@ def causal(tokens_RT: Array) -> TokenTree:
     return TokenTree(
         tokens_RT,
         index,
+        xp.zeros_like(index),
         index + 1,
         xp.zeros_like(index),
         xp.maximum(index - 1, 0),
@@ -115,11 +139,11 @@ def stack(rows: Sequence[TokenTree]) -> TokenTree:
 def visible(tree: TokenTree, queries: slice, keys: Int[np.ndarray, "T"]) -> Bool[Array, "R Q T"]:
     """Which of the tokens at `keys` each of the tokens `queries` attends to.
 
-    A token sees the trunk up to its prefix, and its own branch up to itself. Padding sees
-    nothing but itself, so that its softmax stays finite.
+    A token sees its trunk up to its prefix, and its own branch up to itself. Padding sees nothing
+    but itself, so that its softmax stays finite.
     """
-    seg_q, seg_k = tree.segments[:, queries, None], tree.segments[:, None, keys]
+    own = lambda x: x[:, queries, None]  # noqa: E731
     index = np.arange(tree.shape[1])[queries, None]
-    trunk = (seg_k == 0) & (tree.positions[:, None, keys] < tree.prefix[:, queries, None])
-    branch = (seg_q == seg_k) & (seg_q > 0) & (keys <= index)
-    return (trunk & (seg_q >= 0)) | branch | (keys == index)
+    trunk = (keys >= own(tree.first)) & (keys < own(tree.prefix))
+    same = own(tree.segments) == tree.segments[:, None, keys]
+    return trunk | (same & (own(tree.segments) > 0) & (keys <= index)) | (keys == index)

@@ -16,7 +16,7 @@ from kernels.tree_attention import RESIDUALS, pallas, pallas_grid, tree_attentio
 from kernels.tree_attention.blocks import Blocks, blocks_for
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel.sharding import put_rows
-from pivotrl_jax.trees import Layout, TokenTree, build_row, causal, stack, visible
+from pivotrl_jax.trees import Layout, TokenTree, Tree, build_row, causal, stack, visible
 
 # Trunk and branches both span several blocks of queries, and neither is a multiple of one.
 LAYOUT = Layout(trunk=300, branches=330, reach=40)
@@ -31,7 +31,7 @@ Shapes = list[tuple[int, list[tuple[int, int]]]]
 def tree_of(shapes: Shapes, layout: Layout = LAYOUT) -> TokenTree:
     """A row per (trunk tokens, branches as (start, own tokens))."""
     rows = [
-        build_row(np.zeros(trunk), [(start, np.zeros(n)) for start, n in branches], layout)
+        build_row([Tree(np.zeros(trunk), [(start, np.zeros(n)) for start, n in branches])], layout)
         for trunk, branches in shapes
     ]
     return stack(rows)
@@ -89,6 +89,20 @@ FOREST = tree_of(
 )
 
 
+# Several trees in one row, the second of them within a block of the first.
+SHARED = stack(
+    [
+        build_row(
+            [Tree(np.zeros(n), [(s, np.zeros(m)) for s, m in own]) for n, own in trees], SMALL
+        )
+        for trees in (
+            [(9, [(9, 5), (2, 3)]), (20, [(20, 12), (1, 2)]), (5, [(4, 7)])],
+            [(1, []), (36, [(30, 12), (36, 12), (2, 10)])],
+        )
+    ]
+)
+
+
 def assert_equal_to_the_dense_form(attend: Callable[..., jax.Array], tree: TokenTree) -> None:
     arrays = operands(tree)
     ours = output_and_gradients(attend, tree, *arrays)
@@ -106,6 +120,11 @@ def test_blocks_equal_the_dense_form(tree):
 @pytest.mark.parametrize("attend", interpreted, ids=["tall", "wide"])
 def test_kernels_equal_the_dense_form(attend):
     assert_equal_to_the_dense_form(attend, FOREST)
+
+
+@pytest.mark.parametrize("attend", [xla, *interpreted], ids=["xla", "tall", "wide"])
+def test_trees_may_share_a_row(attend):
+    assert_equal_to_the_dense_form(attend, SHARED)
 
 
 def test_a_branch_longer_than_the_reach_would_be_noticed():

@@ -73,7 +73,7 @@ def tree_attention_gradient(device: jax.Device) -> Case:
         for shape in ((rows, tokens, heads, groups, width), (rows, tokens, heads, width))
     )
     number = on(device, (rows, tokens), jnp.int32)
-    tree = TokenTree(*[number] * 5, Layout(trunk=2048, branches=2048, reach=256))
+    tree = TokenTree(*[number] * 6, Layout(trunk=2048, branches=2048, reach=256))
     return gradient, (queries, keys, keys, queries, tree)
 
 
@@ -81,11 +81,12 @@ def decode(device: jax.Device) -> Case:
     """Four trunks of 4,096 tokens, each with 16 slots of 256."""
     rows, slots, heads, groups, width, length, size = 4, 16, 8, 2, 128, 4096, 256
     keys = keys_per_block(device.device_kind, slots * groups)
-    trunk = on(device, (rows, heads, length, width), jnp.bfloat16)
+    trunk_k = on(device, (rows, heads, width, length), jnp.bfloat16)
+    trunk_v = on(device, (rows, heads, length, width), jnp.bfloat16)
     own = on(device, (rows, slots, heads, size, width), jnp.bfloat16)
     number = on(device, (rows, slots), jnp.int32)
     q = on(device, (rows, slots, heads, groups, width), jnp.bfloat16)
-    operands = (q, trunk, trunk, own, own, number, number)
+    operands = (q, trunk_k, trunk_v, own, own, number, number)
     return functools.partial(tree_decode.tree_decode, keys=keys), operands
 
 

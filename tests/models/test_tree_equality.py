@@ -20,7 +20,7 @@ from pivotrl_jax.models.presets import (
 )
 from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss
 from pivotrl_jax.training import token_logprobs
-from pivotrl_jax.trees import Layout, TokenTree, build_row, stack
+from pivotrl_jax.trees import Layout, TokenTree, Tree, build_row, stack
 
 # More than one query block of attention. Trees and flat rows have one layout, so that one
 # compilation serves both; whole rows of padding fill the tree's.
@@ -70,20 +70,20 @@ def layouts(trunks: dict[int, Samples]) -> tuple[Batch, Batch, int]:
             own = rng.integers(VOCAB, size=n)
             branches.append((start + shared, own))
             index.append(np.concatenate([start + np.arange(shared), at + np.arange(n)]))
-            row = build_row(np.concatenate([trunk[: start + shared], own]), [], LAYOUT)
+            row = build_row([Tree(np.concatenate([trunk[: start + shared], own]))], LAYOUT)
             scored = np.arange(shared + n)
             flat.append((row, start + scored, 0 * scored, number + scored))
             at, number = at + n, number + shared + n
         trees.append(
             (
-                build_row(trunk, branches, LAYOUT),
+                build_row([Tree(trunk, branches)], LAYOUT),
                 np.concatenate(index),
                 np.repeat(np.arange(len(shape)), [len(own) for own in index]),
                 first + np.arange(number - first),
             )
         )
     nothing = np.zeros(0, int)
-    empty = [(build_row(nothing, [], LAYOUT), nothing, nothing, nothing)]
+    empty = [(build_row([], LAYOUT), nothing, nothing, nothing)]
     fill = lambda found: join(found + empty * (ROWS - len(found)))  # noqa: E731
     return fill(trees), fill(flat), number
 

@@ -14,7 +14,7 @@ from pivotrl_jax.models import ModelConfig, Params, logits
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, draw, sample
 from pivotrl_jax.training import token_logprobs
-from pivotrl_jax.trees import Layout, build_row
+from pivotrl_jax.trees import Layout, Tree, build_row
 
 EOT = 3
 CAP = 10
@@ -152,7 +152,7 @@ def test_plain_log_probs_are_those_that_training_recomputes(cfg, params, trunks,
         if not own:
             continue
         branches = [(r.start, s.tokens) for r, s in zip(own, group, strict=True)]
-        tree = build_row(trunk, branches, Layout(32, 96, 12))
+        tree = build_row([Tree(trunk, branches)], Layout(32, 96, 12))
         index = np.arange(32, 128)[None]
         scores = jax.jit(token_logprobs, static_argnums=1)(params, cfg, tree, jnp.asarray(index))
         drawn = np.concatenate([s.plain for s in group])

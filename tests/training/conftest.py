@@ -75,14 +75,14 @@ def reward_PK(rollout) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def supervised_rows(examples) -> SupervisedBatch:
-    return supervised_batch(examples, multiple=MULTIPLE)
+    return supervised_batch(examples, multiple=MULTIPLE, shards=99)
 
 
 @pytest.fixture(scope="session")
 def policy_rows(rows, trunks, rollout, reward_PK) -> PolicyBatch:
     return policy_batch(
         rows, trunks, rollout, reward_PK, reward_PK < 9, reward_PK > 9,
-        pivots=2, multiple=MULTIPLE, reach=16,
+        pivots=2, multiple=MULTIPLE, reach=16, shards=99,
     )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def main(directory: Path, stop_at: int, how: int) -> None:
     params = jax.jit(init, static_argnums=1, out_shardings=layout.params)(jax.random.key(0), CFG)
     state = new_state(params, optimizer, layout)
     checkpointer = Checkpointer(directory / "checkpoints")
-    data = index_batches(10, 4, seed=5)
+    data = index_batches([1] * 10, 4, seed=5)
     restored = checkpointer.latest()
     if restored is not None:
         state = checkpointer.restore(state, data)

@@ -27,7 +27,7 @@ def malformed_PK(reward_PK) -> np.ndarray:
 def batch(rows, trunks, rollout, reward_PK, valid_PK, malformed_PK):
     return policy_batch(
         rows, trunks, rollout, reward_PK, valid_PK, malformed_PK,
-        pivots=2, multiple=MULTIPLE, reach=16,
+        pivots=2, multiple=MULTIPLE, reach=16, shards=99,
     )  # fmt: skip
 
 
@@ -96,14 +96,14 @@ def test_shapes_are_few(batch, rows):
 def test_a_batch_without_a_valid_sample(rows, trunks, rollout, reward_PK):
     nothing = policy_batch(
         rows, trunks, rollout, reward_PK, reward_PK > 9, reward_PK > 9,
-        pivots=2, multiple=MULTIPLE, reach=16,
+        pivots=2, multiple=MULTIPLE, reach=16, shards=99,
     )  # fmt: skip
     assert nothing.weight.sum() == 0
     assert (nothing.tree.segments <= 0).all()
 
 
 def test_supervised_batch_scores_the_spans_and_cuts_the_rest(examples):
-    batch = supervised_batch(examples, multiple=MULTIPLE)
+    batch = supervised_batch(examples, multiple=MULTIPLE, shards=99)
     for row, (trunk, spans) in enumerate(examples):
         wanted = np.concatenate([np.arange(*span) for span in spans])
         weight = batch.weight[row]
@@ -128,3 +128,48 @@ def test_groups_hold_every_sample_of_a_turn(batch, rows, reward_PK, valid_PK, ma
             np.testing.assert_array_equal(found[row, : len(part)], wanted[own])
             assert not found[row, len(part) :].any()
         first += len(part)
+
+
+def sequences(tree, index: np.ndarray, weight: np.ndarray) -> list[tuple[int, ...]]:
+    """The whole sequence up to every scored token, over all rows."""
+    found = []
+    for row, (places, weights) in enumerate(zip(index, weight, strict=True)):
+        for place in places[weights > 0]:
+            count = tree.positions[row, place] + 1
+            found.append(tuple(walk(tree.tokens[row], tree.parents[row], place, count)))
+    return sorted(found)
+
+
+def test_trees_that_share_a_row_score_the_same_sequences(
+    batch, rows, trunks, rollout, reward_PK, valid_PK, malformed_PK
+):
+    shared = policy_batch(
+        rows, trunks, rollout, reward_PK, valid_PK, malformed_PK,
+        pivots=2, multiple=MULTIPLE, reach=16,
+    )  # fmt: skip
+    assert shared.tree.shape[0] == 1
+    found, wanted = (sequences(b.tree, b.index, b.weight) for b in (shared, batch))
+    assert found == wanted
+    rewarded = [
+        sorted(zip(b.old_logp[w], np.take_along_axis(r, b.sample, 1)[w], strict=True))
+        for b in (shared, batch)
+        for w, r in [(b.weight > 0, b.groups.reward_RPK.reshape(len(b.index), -1))]
+    ]
+    assert rewarded[0] == rewarded[1]
+
+
+def test_as_few_rows_as_hold_the_trees_but_one_for_every_device(examples):
+    rows = lambda own, **kw: supervised_batch(own, multiple=1, **kw).tree.shape[0]  # noqa: E731
+    tokens = sum(spans[-1][1] for _, spans in examples)
+    many = 2048 // tokens
+    assert rows(examples) == rows(examples * many) == 1
+    assert rows(examples * (many + 1)) == 2
+    assert rows(examples, shards=2) == 2
+    assert rows(examples, shards=99) == len(examples)
+
+
+def test_supervised_rows_may_be_shared(examples, supervised_rows):
+    shared = supervised_batch(examples, multiple=MULTIPLE)
+    assert sequences(shared.tree, shared.index, shared.weight) == sequences(
+        supervised_rows.tree, supervised_rows.index, supervised_rows.weight
+    )

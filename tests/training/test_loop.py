@@ -57,7 +57,7 @@ def test_interrupted_runs_end_with_the_same_bits(tmp_path):
 
 
 def test_batches_are_deterministic_and_repeat_nothing_within_an_epoch():
-    batches, again, other = (index_batches(12, 4, seed) for seed in (3, 3, 4))
+    batches, again, other = (index_batches([1] * 12, 4, seed) for seed in (3, 3, 4))
     first = [next(batches) for _ in range(9)]
     np.testing.assert_array_equal(first, [next(again) for _ in range(9)])
     assert not np.array_equal(first, [next(other) for _ in range(9)])
@@ -67,19 +67,27 @@ def test_batches_are_deterministic_and_repeat_nothing_within_an_epoch():
 
 
 def test_no_batch_holds_an_item_twice_where_the_epoch_does_not_divide():
-    batches = index_batches(10, 4, seed=0)
+    batches = index_batches([1] * 10, 4, seed=0)
     for _ in range(20):
         assert len(set(next(batches).tolist())) == 4
-    assert sorted(next(index_batches(3, 8, seed=0)).tolist()) == [0, 1, 2]
+    assert sorted(next(index_batches([1] * 3, 8, seed=0)).tolist()) == [0, 1, 2]
+
+
+def test_batches_of_an_epoch_are_of_about_equal_size():
+    sizes = np.random.default_rng(0).integers(100, 1000, 40)
+    batches = index_batches(sizes.tolist(), 4, seed=0)
+    totals = [sizes[next(batches)].sum() for _ in range(10)]
+    assert np.ptp(totals) < 0.2 * np.mean(totals)
+    assert len({tuple(sorted(next(index_batches(sizes.tolist(), 4, s)))) for s in range(9)}) == 9
 
 
 def test_a_restored_position_goes_on_where_it_was():
-    batches = index_batches(10, 4, seed=1)
+    batches = index_batches([1] * 10, 4, seed=1)
     for _ in range(5):
         next(batches)
     position = json.loads(json.dumps(batches.get_state()))
     expected = [next(batches) for _ in range(4)]
-    other = index_batches(10, 4, seed=1)
+    other = index_batches([1] * 10, 4, seed=1)
     other.set_state(position)
     np.testing.assert_array_equal([next(other) for _ in range(4)], expected)
 
@@ -90,7 +98,7 @@ def state(step: int) -> TrainState:
 
 
 def test_a_checkpoint_restores_what_was_saved_and_keeps_the_last(tmp_path):
-    data = index_batches(10, 4, seed=1)
+    data = index_batches([1] * 10, 4, seed=1)
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.latest() is None
     for step in (2, 4):
@@ -108,7 +116,7 @@ def test_a_checkpoint_restores_what_was_saved_and_keeps_the_last(tmp_path):
 
 @pytest.mark.parametrize("saved", [None, 3])
 def test_a_full_disk_says_where_the_run_resumes(tmp_path, monkeypatch, saved):
-    data = index_batches(10, 4, seed=1)
+    data = index_batches([1] * 10, 4, seed=1)
     checkpointer = Checkpointer(tmp_path)
     if saved:
         checkpointer.save(state(saved), data)

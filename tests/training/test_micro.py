@@ -54,7 +54,7 @@ def test_every_device_has_its_share_of_every_micro_batch(place):
     """Rows of 1,024 tokens, of which two saturate a CPU: 2 x 8 rows, then 11 and 5 of padding."""
     mesh, _ = place(2, 4, 1)
     text = np.arange(1000, dtype=np.int32)
-    batch = supervised_batch([(text, [(990, 1000)])] * 27, multiple=1024)
+    batch = supervised_batch([(text, [(990, 1000)])] * 27, multiple=1024, shards=99)
     update = in_micro_batches(jax.jit(lambda batch: (None, {"weight": batch.weight})), mesh)
     _, metrics = update(batch)
     assert metrics["micro_tokens"] == 2048

@@ -12,6 +12,8 @@ from pivotrl_jax.trees import (
     PADDING,
     Layout,
     TokenTree,
+    Tree,
+    balanced,
     build_row,
     causal,
     chunks,
@@ -74,7 +76,7 @@ def masks(tree: TokenTree) -> tuple[jax.Array, jax.Array]:
 @settings(deadline=None)
 @given(st.lists(tree_shapes(), min_size=2, max_size=2))
 def test_a_token_sees_its_own_sequence_up_to_itself(forest):
-    tree = stack([build_row(*shape.row(), LAYOUT) for shape in forest])
+    tree = stack([build_row([Tree(*shape.row())], LAYOUT) for shape in forest])
     whole, block = masks(tree)
     expected = np.stack([brute_force(shape) for shape in forest])
     np.testing.assert_array_equal(whole, expected)
@@ -85,7 +87,7 @@ def test_a_token_sees_its_own_sequence_up_to_itself(forest):
 @given(tree_shapes())
 def test_every_field_follows_from_the_sequences(shape):
     trunk, branches = shape.row()
-    tree = jax.tree.map(lambda x: x[0], build_row(trunk, branches, LAYOUT))
+    tree = jax.tree.map(lambda x: x[0], build_row([Tree(trunk, branches)], LAYOUT))
     wanted = [trunk, *(np.concatenate([trunk[:start], own]) for start, own in branches)]
     for number, (sequence, tokens) in enumerate(zip(shape.sequences(), wanted, strict=True)):
         np.testing.assert_array_equal(tree.tokens[sequence], tokens)
@@ -98,11 +100,44 @@ def test_every_field_follows_from_the_sequences(shape):
     np.testing.assert_array_equal(tree.segments != PADDING, used)
 
 
+@settings(deadline=None)
+@given(st.lists(tree_shapes(), min_size=2, max_size=3))
+def test_trees_in_one_row_do_not_see_each_other(shapes):
+    """Each tree is what it is in a row of its own, moved."""
+    trees = [Tree(*shape.row()) for shape in shapes]
+    layout = Layout(3 * LAYOUT.trunk, 3 * LAYOUT.branches, LAYOUT.reach)
+    together = build_row(trees, layout)
+    seen = visible(together, slice(0, layout.size), np.arange(layout.size))[0]
+    first, at, segment, of_any = 0, layout.trunk, 0, []
+    for tree in trees:
+        n, own = len(tree.trunk), tree.own
+        places = np.r_[first : first + n, at : at + own]
+        alone = build_row([tree], LAYOUT)
+        old = np.r_[0:n, LAYOUT.trunk : LAYOUT.trunk + own]
+        for name in ("tokens", "positions"):
+            np.testing.assert_array_equal(
+                getattr(together, name)[0, places], getattr(alone, name)[0, old]
+            )
+        assert (
+            places[np.searchsorted(old, alone.parents[0, old])] == together.parents[0, places]
+        ).all()
+        moved = alone.segments[0, old] + segment * (alone.segments[0, old] > 0)
+        np.testing.assert_array_equal(together.segments[0, places], moved)
+        mask = visible(alone, slice(0, SIZE), np.arange(SIZE))[0]
+        np.testing.assert_array_equal(seen[np.ix_(places, places)], mask[np.ix_(old, old)])
+        assert seen[places].sum() == mask[old].sum()
+        first, at, segment = first + n, at + own, segment + len(tree.branches)
+        of_any.append(places)
+    padding = np.setdiff1d(np.arange(layout.size), np.concatenate(of_any))
+    assert (together.segments[0, padding] == PADDING).all()
+    np.testing.assert_array_equal(seen[padding].nonzero()[1], padding)
+
+
 def test_a_causal_row_is_a_trunk_without_branches():
     tokens = np.arange(5, 5 + SIZE, dtype=np.int32)
     for field, other in zip(
         jax.tree.leaves(causal(tokens[None])),
-        jax.tree.leaves(build_row(tokens, [], Layout(SIZE))),
+        jax.tree.leaves(build_row([Tree(tokens)], Layout(SIZE))),
         strict=True,
     ):
         np.testing.assert_array_equal(field, other)
@@ -117,18 +152,22 @@ def test_a_causal_row_may_live_on_a_device():
 
 def test_tokens_that_do_not_fit_are_refused():
     branches = [(2, np.zeros(3, np.int32)), (2, np.zeros(1, np.int32))]
-    build_row(np.zeros(6, np.int32), branches, Layout(6, 4, 3))
+    build_row([Tree(np.zeros(6, np.int32), branches)], Layout(6, 4, 3))
     for small in (Layout(5, 4, 3), Layout(6, 3, 3), Layout(6, 4, 2)):
         with pytest.raises(ValueError, match=r"6 trunk and 4 branch tokens \(at most 3\) exceed"):
-            build_row(np.zeros(6, np.int32), branches, small)
+            build_row([Tree(np.zeros(6, np.int32), branches)], small)
 
 
 @pytest.mark.parametrize("start", [0, 7, -1])
 def test_a_branch_starts_on_the_trunk(start):
     with pytest.raises(ValueError, match=f"branch 2 starts at {start} of a trunk of 6 tokens"):
-        build_row(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))], Layout(8, 8, 8))
+        build_row(
+            [Tree(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))])], Layout(8, 8, 8)
+        )
 
 
 def test_sizes():
     assert [round_up(n, 8) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
     assert chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
+    assert balanced([3, 9, 5, 4, 1], 2) == [[0, 1], [2, 3, 4]]
+    assert balanced([7, 8], 2) == [[0], [1]]
