@@ -1,19 +1,13 @@
 """The one entry point; it chooses the implementation."""
 
-import functools
-import logging
-from typing import Literal, get_args
-
 import jax
 from jaxtyping import Array, Float, Int
 
+from kernels.backend import Implementation, choose
 from kernels.linear_logprob import blocks, fused, pallas, reference, sharded
 from kernels.linear_logprob.reference import LogProbs
 from kernels.linear_logprob.sharded import Shards
-from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel.sharding import RULES, spec
-
-Implementation = Literal["auto", "xla", "pallas", "reference"]
 
 
 def linear_logprob(
@@ -36,19 +30,14 @@ def linear_logprob(
     `block` is the number of vocabulary rows that the loops in XLA take at a time. `interpret` runs
     "pallas" on any device, for tests. Under `jax.set_mesh` every device works on its `shards` of
     tokens and vocabulary, which are those of `pivotrl_jax.parallel` unless given. "auto" is
-    "pallas" on TPU and "xla" elsewhere. Raises UserError for an `implementation` that is
-    unknown or cannot run here.
+    "pallas" on TPU and "xla" elsewhere: the Triton form has been lowered but not yet timed on a
+    GPU, so one has to ask for it. Raises UserError for an `implementation` that is unknown or
+    cannot run here.
     """
-    if implementation not in get_args(Implementation):
-        raise UserError(
-            f"linear_logprob: no implementation {implementation!r}; "
-            "use 'auto', 'xla', 'pallas' or 'reference'."
-        )
-    if implementation == "reference":
-        _announce("reference")
+    chosen = _choose(head_VD, implementation, interpret)
+    if chosen == "reference":
         return reference.linear_logprob(hidden_TD, head_VD, labels_T, temperature, soft_cap)
-    target = _target(head_VD, implementation, interpret)
-    _announce("xla" if target is None else f"pallas ({target})")
+    target = _target(head_VD, interpret) if chosen == "pallas" else None
     settings = fused.Settings(temperature, soft_cap, block, target)
     shards = shards or _shards(len(hidden_TD), len(head_VD))
     if shards is None:
@@ -67,29 +56,16 @@ def _shards(tokens: int, vocab: int) -> Shards | None:
     )
 
 
-def _target(
-    head_VD: Float[Array, "V D"], implementation: Implementation, interpret: bool
-) -> pallas.Target | None:
-    """The kernel's target, or None for the loop in XLA. Only "auto" may fall back to it."""
-    if implementation == "xla":
-        return None
-    if implementation == "pallas" and interpret:
-        return pallas.Target("tpu", blocks.Blocks(), interpret=True)
+def _choose(head_VD: Float[Array, "V D"], implementation: Implementation, interpret: bool) -> str:
     vocab, width = head_VD.shape
-    platform, kind = jax.default_backend(), jax.devices()[0].device_kind
-    able = platform in ("tpu", "gpu") and pallas.fits(width, vocab, platform)
-    # The Triton form has been lowered but not yet timed on a GPU, so one has to ask for it.
-    if able and (platform == "tpu" or implementation == "pallas"):
-        return pallas.Target(platform, blocks.choose(kind, width * head_VD.dtype.itemsize))
-    if implementation == "auto":
-        return None
-    raise UserError(
-        f"linear_logprob: 'pallas' cannot run a head of shape {head_VD.shape} on {platform!r} "
-        "(it takes a TPU, or a GPU and a width that 16 divides); use 'auto' or 'xla'."
-    )
+    runs_on = [name for name in ("tpu", "gpu") if pallas.fits(width, vocab, name)]
+    needs = f"a TPU, or a GPU and a width that 16 divides (the head is {vocab} x {width}),"
+    return choose("linear_logprob", implementation, interpret, runs_on=runs_on, needs=needs)
 
 
-@functools.cache
-def _announce(implementation: str) -> None:
-    """Logs a choice once per process, so that a fallback is seen."""
-    logging.getLogger(__name__).info("linear_logprob runs as %s", implementation)
+def _target(head_VD: Float[Array, "V D"], interpret: bool) -> pallas.Target:
+    if interpret:
+        return pallas.Target("tpu", blocks.Blocks(), interpret=True)
+    kind = jax.devices()[0].device_kind
+    chosen = blocks.choose(kind, head_VD.shape[1] * head_VD.dtype.itemsize)
+    return pallas.Target(jax.default_backend(), chosen)

@@ -3,8 +3,8 @@
 import jax
 from jaxtyping import Array, Float
 
+from kernels.backend import Implementation, choose
 from kernels.tree_attention import pallas, reference, xla
-from kernels.tree_attention.backend import Implementation, choose
 from kernels.tree_attention.blocks import blocks_for
 from pivotrl_jax.trees import TokenTree
 

@@ -13,8 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from kernels.backend import on_mesh
 from kernels.tree_attention import pallas_grid, pallas_kernels
-from kernels.tree_attention.backend import on_mesh
 from kernels.tree_attention.blocks import Blocks
 from kernels.tree_attention.xla import RESIDUALS
 from pivotrl_jax.trees import TokenTree

@@ -5,7 +5,7 @@ import functools
 import jax
 from jaxtyping import Array, Float, Int
 
-from kernels.tree_attention.backend import Implementation, choose, on_mesh
+from kernels.backend import Implementation, choose, on_mesh
 from kernels.tree_decode import pallas, reference, xla
 from kernels.tree_decode.blocks import keys_per_block
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kernels.linear_logprob import LogProbs, api, linear_logprob
+from kernels import backend
+from kernels.linear_logprob import LogProbs, linear_logprob
 from pivotrl_jax.errors import UserError
 
 # T, D, V, block: several blocks and a rest, exact blocks, V < block, one token, a rest of one.
@@ -169,13 +170,14 @@ def test_unknown_implementation_is_refused():
 
 
 def test_a_named_implementation_never_falls_back():
-    with pytest.raises(UserError, match=r"'pallas' cannot run .* on 'cpu'.*use 'auto' or 'xla'"):
+    said = r"'pallas' needs a TPU, or a GPU .* 8 x 4\), and this is a cpu; use 'auto' or 'xla'"
+    with pytest.raises(UserError, match=said):
         linear_logprob(*operands(2, 4, 8), implementation="pallas")
 
 
 def test_the_choice_is_logged_once(caplog):
-    api._announce.cache_clear()
-    with caplog.at_level(logging.INFO, "kernels.linear_logprob"):
+    backend._log.cache_clear()
+    with caplog.at_level(logging.INFO, "kernels.backend"):
         for _ in range(2):
             linear_logprob(*operands(2, 4, 8))
-    assert [record.getMessage() for record in caplog.records] == ["linear_logprob runs as xla"]
+    assert [record.getMessage() for record in caplog.records] == ["linear_logprob: xla on cpu"]

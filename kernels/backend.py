@@ -1,9 +1,9 @@
-"""Which implementation of an attention kernel runs, and how it is laid over the mesh."""
+"""Which implementation of an operation runs, and how its kernel is laid over the mesh."""
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -13,22 +13,32 @@ from pivotrl_jax.parallel.sharding import Axes, spec
 Implementation = Literal["auto", "xla", "pallas", "reference"]
 
 
-def choose(op: str, implementation: Implementation, interpret: bool) -> str:
+def choose(
+    op: str,
+    implementation: Implementation,
+    interpret: bool,
+    *,
+    runs_on: Collection[str] = ("tpu",),
+    needs: str = "a TPU",
+) -> str:
     """The implementation of `op` that runs; "auto" is Pallas on TPU and XLA elsewhere.
 
-    Raises UserError for an unknown one, and for Pallas on anything but TPU unless interpreted.
+    `runs_on` are the backends that the Pallas kernel can run on, `needs` says so in words. Raises
+    UserError for an unknown implementation, and for Pallas on another backend unless interpreted.
     """
     backend = jax.default_backend()
+    if implementation not in get_args(Implementation):
+        raise UserError(
+            f"{op}: no implementation {implementation!r}; "
+            "use 'auto', 'xla', 'pallas' or 'reference'."
+        )
+    chosen: str = implementation
     if implementation == "auto":
         chosen = "pallas" if backend == "tpu" else "xla"
-    else:
-        chosen = implementation
-    if chosen not in ("xla", "pallas", "reference"):
+    elif implementation == "pallas" and not interpret and backend not in runs_on:
         raise UserError(
-            f"{op}: no implementation {chosen!r}; use 'auto', 'xla', 'pallas' or 'reference'."
+            f"{op}: 'pallas' needs {needs} and this is a {backend}; use 'auto' or 'xla'."
         )
-    if chosen == "pallas" and backend != "tpu" and not interpret:
-        raise UserError(f"{op}: 'pallas' needs a TPU and this is a {backend}; use 'auto' or 'xla'.")
     _log(op, chosen, backend)
     return chosen
 
