@@ -67,6 +67,7 @@ def laptop() -> Settings:
         reward=RewardSettings(verifier="command", recipe=SAME_TARGET),
         sft=SftSettings(
             rows=2,
+            row_multiple=256,
             optimizer=OptimizerSettings(
                 learning_rate=3e-4, warmup_steps=3, schedule="cosine", weight_decay=0.01
             ),
@@ -97,7 +98,7 @@ def smoke() -> Settings:
         text=replace(base.text, trunk_tokens=512, clip_observation=32, clip_task=96),
         # Any command with the expert's program: a policy of a few steps needs the lower bar.
         reward=replace(base.reward, recipe=Recipe("same_program", (("program", 1.0),))),
-        sft=replace(base.sft, rows=1, row_multiple=256),
+        sft=replace(base.sft, rows=1),
         engine=EngineSettings(rows=4, slots=16),
         profile=ProfileSettings(samples=4, sampling=sampling),
         selection=SelectionSettings(threshold=1.0),

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import put_rows
+from pivotrl_jax.parallel import put_rows, row_shards
 from pivotrl_jax.sampling.drafts import follow_experts, groups
 from pivotrl_jax.sampling.engine import (
     Drawn,
@@ -102,11 +102,15 @@ def sample(
 def _shape(
     requests: Sequence[Sequence[Request]], engine: EngineSettings, mesh: Mesh
 ) -> tuple[tuple[int, int], int]:
-    """Rows and slots per row, and room for a trunk. Many rows of few slots end at about the same
-    time; few trunks leave more slots for each."""
+    """Rows and slots per row, and room for a trunk.
+
+    As many trunks in every wave: a last trunk alone would leave all other rows idle. Fewer rows
+    have more slots each.
+    """
     most = max(map(len, requests), default=1)
     longest = max((r.end for own in requests for r in own), default=1)
-    rows = round_up(min(engine.rows, len(requests)), mesh.shape["data"] * mesh.shape["fsdp"])
+    waves = -(-len(requests) // engine.rows)
+    rows = round_up(-(-len(requests) // max(waves, 1)), row_shards(mesh))
     slots = max(1, min(engine.slots // rows, most))
     return (rows, slots), round_up(longest, engine.row_multiple)
 
@@ -119,7 +123,7 @@ def _assign(
     A batch has one trunk for every device along data and fsdp; missing ones go to a row that does
     not exist.
     """
-    size = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = row_shards(mesh)
     idle = [index for index, row in enumerate(rows) if row.trunk < 0]
     for places in chunks(idle[: len(pending)], size):
         numbers = [pending.popleft() for _ in places]

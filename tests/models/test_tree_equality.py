@@ -29,12 +29,12 @@ LAYOUT, VOCAB = Layout(trunk=256, branches=64, reach=16), 64
 # actions of one token, the first and the last token of a trunk as pivots, nothing or all shared.
 Samples = list[tuple[int, int, int]]
 TRUNKS: dict[int, Samples] = {
-    240: [(240, 0, 9), (240, 0, 1), (200, 0, 12), (200, 3, 4), (31, 5, 0), (2, 0, 1), (1, 2, 4)],
+    160: [(160, 0, 9), (160, 0, 1), (120, 0, 12), (120, 3, 4), (31, 5, 0), (2, 0, 1), (1, 2, 4)],
     90: [(90, 0, 1), (17, 0, 14), (17, 3, 0), (16, 8, 1)],
 }
-WIDTH = 48  # of the list of a row's scored tokens
+WIDTH = 96  # of the list of a row's scored tokens
 SETTINGS = PolicySettings(kl_coef=0.1, aggregation="sequence")
-SAMPLES = 7
+SAMPLES = 11
 
 
 class Batch(NamedTuple):
@@ -59,29 +59,33 @@ def pad(parts: list[np.ndarray], width: int) -> np.ndarray:
 
 
 def layouts(trunks: dict[int, Samples]) -> tuple[Batch, Batch, int]:
-    """The trees, the flat rows, both filled up to ROWS rows, and the number of scored tokens."""
+    """The trees, the flat rows, both filled up to ROWS rows, and the number of scored tokens.
+
+    All trees share one row where they fit it.
+    """
     rng = np.random.default_rng(0)
     trees, flat, number = [], [], 0
-    for length, shape in trunks.items():
-        trunk = rng.integers(VOCAB, size=length)
-        branches, index, at = [], [], LAYOUT.trunk
-        first = number
-        for start, shared, n in shape:
-            own = rng.integers(VOCAB, size=n)
-            branches.append((start + shared, own))
-            index.append(np.concatenate([start + np.arange(shared), at + np.arange(n)]))
-            row = build_row([Tree(np.concatenate([trunk[: start + shared], own]))], LAYOUT)
-            scored = np.arange(shared + n)
-            flat.append((row, start + scored, 0 * scored, number + scored))
-            at, number = at + n, number + shared + n
-        trees.append(
-            (
-                build_row([Tree(trunk, branches)], LAYOUT),
-                np.concatenate(index),
-                np.repeat(np.arange(len(shape)), [len(own) for own in index]),
-                first + np.arange(number - first),
-            )
-        )
+    fit = sum(trunks) <= LAYOUT.trunk
+    for row in [list(trunks.items())] if fit else [[item] for item in trunks.items()]:
+        grown, index, first_scored = [], [], number
+        first, at = 0, LAYOUT.trunk
+        for length, shape in row:
+            trunk, branches = rng.integers(VOCAB, size=length), []
+            for start, shared, n in shape:
+                own = rng.integers(VOCAB, size=n)
+                branches.append((start + shared, own))
+                on_trunk, scored = first + start + np.arange(shared), np.arange(shared + n)
+                index.append(np.concatenate([on_trunk, at + np.arange(n)]))
+                alone = Tree(np.concatenate([trunk[: start + shared], own]))
+                flat.append(
+                    (build_row([alone], LAYOUT), start + scored, 0 * scored, number + scored)
+                )
+                at, number = at + n, number + shared + n
+            grown.append(Tree(trunk, branches))
+            first += length
+        sample = np.repeat(np.arange(len(index)), [len(own) for own in index])
+        of = first_scored + np.arange(number - first_scored)
+        trees.append((build_row(grown, LAYOUT), np.concatenate(index), sample, of))
     nothing = np.zeros(0, int)
     empty = [(build_row([], LAYOUT), nothing, nothing, nothing)]
     fill = lambda found: join(found + empty * (ROWS - len(found)))  # noqa: E731
@@ -180,7 +184,7 @@ def test_any_forest_equals_its_flat_rows(forest):
 def test_the_comparison_notices_one_token_seen_too_many():
     """A sample that sees one token of its trunk beyond its pivot."""
     cfg, params = CONFIGS[0], parameters(CONFIGS[0])
-    leak = (TREES.tree.segments == 3) & (TREES.tree.prefix == 200)
+    leak = (TREES.tree.segments == 3) & (TREES.tree.prefix == 120)
     leaky = TREES._replace(tree=TREES.tree.replace(prefix=TREES.tree.prefix + leak))
     with jax.default_matmul_precision("highest"):
         (_, logp), grads = loss_and_gradients(params, cfg, TREES, "dots")
