@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from experiments.memory import use_huge_pages
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.parallel import MeshSettings, make_mesh
@@ -33,6 +34,7 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a benchmark on one device; what the user can mend ends in one sentence."""
+    use_huge_pages()
     jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
     try:
         with jax.set_mesh(one_device()):

@@ -1,7 +1,6 @@
 """What is being done, how far it is and how long it will still take; and what it took."""
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import resource
@@ -153,13 +152,6 @@ def stage_timer(workdir: Path, stage: str) -> Iterator[StageRecord]:
     }
     with (workdir / "timing.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-
-
-def release_memory() -> None:
-    """Hands freed memory back to the system; after updates glibc holds on to over 1 GB of it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _peak_rss_mb() -> float:

@@ -22,7 +22,8 @@ from ml_collections import config_flags
 from experiments import report
 from experiments.candidates import candidates_stage, read_stage
 from experiments.context import PROFILE, Run, claim, key_of, open_run, write_json
-from experiments.progress import StageRecord, release_memory, stage_timer
+from experiments.memory import release_memory, use_huge_pages
+from experiments.progress import StageRecord, stage_timer
 from experiments.rollout_stages import (
     count_tokens,
     evaluate_stage,
@@ -176,4 +177,5 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     friendly(main)

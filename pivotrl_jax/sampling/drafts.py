@@ -19,7 +19,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from pivotrl_jax.models.params import Params, head
 from pivotrl_jax.parallel import constrain, put_rows
-from pivotrl_jax.sampling.tokens import SamplingSettings, invert_cdf, log_probs, sample_keys
+from pivotrl_jax.sampling.tokens import (
+    Distribution,
+    SamplingSettings,
+    distribution,
+    invert_cdf,
+    sample_keys,
+)
 from pivotrl_jax.sampling.types import Request, Sample
 from pivotrl_jax.trees import round_up
 
@@ -66,18 +72,15 @@ def draft(
         steps_S = at + jnp.arange(BLOCK)
         labels_QS = jax.lax.dynamic_slice_in_dim(expert_QS, at, BLOCK, axis=1)
         with jax.named_scope("draft"):
-            behaviour_QSV, plain_QSV = _distributions(
-                params, hidden_QLD, start_Q[:, None] + steps_S, settings
-            )
-            tokens_QKS = _drawn(behaviour_QSV, keys_QK, steps_S)
+            ahead = _distributions(params, hidden_QLD, start_Q[:, None] + steps_S, settings)
+            tokens_QKS = _drawn(ahead, keys_QK, steps_S)
         follows = jnp.cumprod(tokens_QKS == labels_QS[:, None], axis=-1).sum(axis=-1)
-        put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
-            old, jnp.take_along_axis(new, labels_QS[..., None], axis=-1)[..., 0], at, axis=1
-        )
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=at, axis=1)
+        behaviour_QS, plain_QS = ahead.log_probs(labels_QS)
         return at + BLOCK, Draft(
             found.accepted_QK + jnp.where(found.accepted_QK == at, follows, 0),
-            put(found.behaviour_QS, behaviour_QSV),
-            put(found.plain_QS, plain_QSV),
+            put(found.behaviour_QS, behaviour_QS),
+            put(found.plain_QS, plain_QS),
         )
 
     start = Draft(jnp.zeros(keys_QK.shape, jnp.int32), zeros, zeros)
@@ -89,25 +92,25 @@ def _distributions(
     hidden_QLD: Float[Array, "Q L D"],
     positions_QS: Int[Array, "Q S"],
     settings: SamplingSettings,
-) -> tuple[Float[Array, "Q S V"], Float[Array, "Q S V"]]:
-    """Behaviour and plain log-probs of the tokens at `positions`."""
+) -> Distribution:
+    """Of the tokens at `positions`."""
     before = jnp.clip(positions_QS - 1, 0, hidden_QLD.shape[1] - 1)[..., None]
     hidden_QSD = constrain(jnp.take_along_axis(hidden_QLD, before, axis=1), "rows", None, None)
     logits = jnp.einsum("qsd,vd->qsv", hidden_QSD, head(params), preferred_element_type=jnp.float32)
-    return log_probs(constrain(logits, "rows", None, None), settings)
+    return distribution(constrain(logits, "rows", None, None), settings)
 
 
 def _drawn(
-    behaviour_QSV: Float[Array, "Q S V"], keys_QK: PRNGKeyArray, steps_S: Int[Array, "S"]
+    ahead: Distribution, keys_QK: PRNGKeyArray, steps_S: Int[Array, "S"]
 ) -> Int[Array, "Q K S"]:
     """The token of every sample at every position, each with the key of its step."""
 
-    def one(key: PRNGKeyArray, step: jax.Array, probs_V: jax.Array) -> jax.Array:
-        return invert_cdf(jax.random.uniform(jax.random.fold_in(key, step)), probs_V)
+    def one(key: PRNGKeyArray, step: jax.Array, weights_WU: jax.Array) -> jax.Array:
+        return invert_cdf(jax.random.uniform(jax.random.fold_in(key, step)), weights_WU)
 
     over_samples = jax.vmap(one, in_axes=(0, None, None))
     over_steps = jax.vmap(over_samples, in_axes=(None, 0, 0), out_axes=1)
-    return jax.vmap(over_steps, in_axes=(0, None, 0))(keys_QK, steps_S, jnp.exp(behaviour_QSV))
+    return jax.vmap(over_steps, in_axes=(0, None, 0))(keys_QK, steps_S, ahead.weights)
 
 
 def groups(requests: Sequence[Request]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -44,44 +45,68 @@ def truncate(logits: Float[Array, "*B V"], settings: SamplingSettings) -> Float[
     return logits
 
 
+@flax.struct.dataclass
+class Distribution:
+    """What a token is drawn from: softmax(`kept`), whose weights lie in W blocks of U tokens."""
+
+    kept: Float[Array, "*B V"]  # tempered and truncated logits
+    lse: Float[Array, "*B"]  # of `kept`
+    weights: Float[Array, "*B W U"]  # softmax(kept), not yet normalised; zeros beyond V
+    logits: Float[Array, "*B V"]
+    plain_lse: Float[Array, "*B"]  # of `logits`
+
+    def log_probs(self, tokens: Int[Array, "*B"]) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+        """Behaviour log-probs, those of the distribution that is drawn from, and plain ones, those
+        of softmax(logits)."""
+        pick = lambda x: jnp.take_along_axis(x, tokens[..., None], axis=-1)[..., 0]  # noqa: E731
+        return pick(self.kept) - self.lse, pick(self.logits) - self.plain_lse
+
+
+def distribution(logits: Float[Array, "*B V"], settings: SamplingSettings) -> Distribution:
+    """One pass of exponentials over the vocabulary serves log-probs and draws."""
+    kept = truncate(logits / settings.temperature, settings)
+    largest = kept.max(axis=-1, keepdims=True)
+    weights = in_blocks(jnp.exp(kept - largest))
+    lse = largest[..., 0] + jnp.log(weights.sum(axis=-1).sum(axis=-1))
+    changed = settings.temperature != 1 or settings.top_k or settings.top_p < 1
+    plain_lse = jax.nn.logsumexp(logits, axis=-1) if changed else lse
+    return Distribution(kept, lse, weights, logits, plain_lse)
+
+
 def draw(
     keys: PRNGKeyArray, logits: Float[Array, "B V"], settings: SamplingSettings
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Float[Array, "B"]]:
-    """One token per row: (token, behaviour log-prob, plain log-prob).
+    """One token per row, its behaviour log-prob and its plain one (`Distribution.log_probs`).
 
-    The behaviour log-prob belongs to the tempered, truncated, renormalised distribution that the
-    token was drawn from; the plain one to softmax(logits). The draw inverts the cumulative
-    distribution at one uniform number per key, which costs one random number instead of V.
+    The draw inverts the cumulative distribution at one uniform number per key, which costs one
+    random number instead of V.
     """
-    behaviour, plain = log_probs(logits, settings)
-    tokens = jax.vmap(invert_cdf)(jax.vmap(jax.random.uniform)(keys), jnp.exp(behaviour))
-    pick = lambda x: jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]  # noqa: E731
-    return tokens, pick(behaviour), pick(plain)
+    found = distribution(logits, settings)
+    tokens = jax.vmap(invert_cdf)(jax.vmap(jax.random.uniform)(keys), found.weights)
+    return tokens, *found.log_probs(tokens)
 
 
-def log_probs(
-    logits: Float[Array, "*B V"], settings: SamplingSettings
-) -> tuple[Float[Array, "*B V"], Float[Array, "*B V"]]:
-    """Behaviour log-probs, those of the distribution that is drawn from, and plain ones."""
-    kept = truncate(logits / settings.temperature, settings)
-    plain = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    return jax.nn.log_softmax(kept, axis=-1), plain
+def in_blocks(weights: Float[Array, "*B V"]) -> Float[Array, "*B W U"]:
+    """Blocks about sqrt(V) wide: short sums lose less than one running sum over V."""
+    size = weights.shape[-1]
+    width = 1 << max(1, (size.bit_length() + 1) // 2)
+    padding = [(0, 0)] * (weights.ndim - 1) + [(0, -size % width)]
+    return jnp.pad(weights, padding).reshape(*weights.shape[:-1], -1, width)
 
 
-def invert_cdf(u: Float[Array, ""], probs: Float[Array, "V"]) -> Int[Array, ""]:
+def invert_cdf(u: Float[Array, ""], weights_WU: Float[Array, "W U"]) -> Int[Array, ""]:
     """The token whose slice of the cumulative distribution holds `u` in [0, 1).
 
-    Two levels, about sqrt(V) wide each: short sums lose less than one running sum over V.
+    First its block, then its place there. The weights need not add up to one.
     """
-    width = 1 << max(1, (probs.size.bit_length() + 1) // 2)
-    blocks = jnp.pad(probs, (0, -probs.size % width)).reshape(-1, width)
-    mass = blocks.sum(axis=1)
+    mass = weights_WU.sum(axis=1)
     edges = jnp.cumsum(mass)
     u = u * edges[-1]
     block = first_beyond(u, edges, mass)
     before = jnp.where(block == 0, 0.0, edges[block - 1])
-    token = first_beyond(u - before, jnp.cumsum(blocks[block]), blocks[block])
-    return (block * width + token).astype(jnp.int32)
+    own = weights_WU[block]
+    token = first_beyond(u - before, jnp.cumsum(own), own)
+    return (block * weights_WU.shape[1] + token).astype(jnp.int32)
 
 
 def first_beyond(

@@ -8,10 +8,10 @@ from scipy import stats
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.sampling import SamplingSettings, draw
-from pivotrl_jax.sampling.tokens import invert_cdf, truncate
+from pivotrl_jax.sampling.tokens import in_blocks, invert_cdf, truncate
 
 ALMOST_ONE = np.float32(1) - np.finfo(np.float32).epsneg
-over_u = jax.jit(jax.vmap(invert_cdf, in_axes=(0, None)))
+over_u = jax.jit(lambda u, probs: jax.vmap(invert_cdf, in_axes=(0, None))(u, in_blocks(probs)))
 
 
 def distribution(size: int, zeros: float = 0.0, seed: int = 0) -> np.ndarray:
