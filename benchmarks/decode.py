@@ -36,7 +36,7 @@ from pivotrl_jax.sampling.engine import (
 
 TRUNK, STEPS = 1024, 32
 # Trunks in memory, and slots of each.
-GRID = ((1, 1), (1, 4), (1, 16), (1, 64), (4, 16), (8, 8), (16, 1))
+GRID = ((1, 1), (1, 4), (1, 16), (1, 64), (4, 16), (8, 16), (16, 1))
 QUICK = ((1, 1), (1, 8), (1, 32), (8, 4))
 QUICK_LAYERS = 6
 NEVER = -1  # no token ends a sample

@@ -17,6 +17,9 @@ Span = tuple[int, int]
 # Trees share a row up to about so many tokens, or as many as the longest has. In such a row
 # attention is a small part of the work, even where other trees' keys are masked and not skipped.
 SHARED_ROW = 2_048
+# The list of scored tokens is rounded more coarsely than rows are: padding costs little there, and
+# every shape costs a compilation.
+COARSER = 4
 
 
 def supervised_batch(
@@ -37,7 +40,7 @@ def supervised_batch(
             (f + a, f + b) for f, i in zip(firsts, own, strict=False) for a, b in examples[i][1]
         ]
         scored.append(np.concatenate([np.arange(*span) for span in spans]))
-    width = _width([len(index) for index in scored], multiple)
+    width = _width([len(index) for index in scored], COARSER * multiple)
     weight = [np.ones(len(index)) for index in scored]
     return SupervisedBatch(tree, _fill(scored, width), _fill(weight, width))
 
@@ -84,7 +87,7 @@ def policy_batch(
         reach,
     )
     scored = [_scored(own, rollout, layout) for own in together]
-    width = _width([len(index) for index, *_ in scored], multiple)
+    width = _width([len(index) for index, *_ in scored], COARSER * multiple)
     groups = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
     most = pivots * max(map(len, together))
     index, weight, sample, logp = (_fill(x, width) for x in zip(*scored, strict=True))

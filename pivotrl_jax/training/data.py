@@ -34,7 +34,7 @@ def even_batches(
     """As many batches as there are, in random order: a random choice of items is sorted by size and
     dealt out back and forth. Sizes are blurred, or else the same items would always meet."""
     order = rng.permutation(len(sizes))[: len(sizes) // batch * batch]
-    blurred = np.take(sizes, order) * rng.uniform(0.8, 1.2, len(order))
+    blurred = np.take(sizes, order) * rng.uniform(0.95, 1.05, len(order))
     dealt = order[np.argsort(-blurred)].reshape(batch, -1)
     dealt[1::2] = dealt[1::2, ::-1]
     return rng.permutation(dealt.T)

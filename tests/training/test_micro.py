@@ -58,7 +58,7 @@ def test_every_device_has_its_share_of_every_micro_batch(place):
     update = in_micro_batches(jax.jit(lambda batch: (None, {"weight": batch.weight})), mesh)
     _, metrics = update(batch)
     assert metrics["micro_tokens"] == 2048
-    assert metrics["weight"].shape == (2, 16, 1024)
+    assert metrics["weight"].shape == (2, 16, 4096)
     assert {shard.data.shape for shard in metrics["weight"].addressable_shards} == {(2, 2, 1024)}
 
 
