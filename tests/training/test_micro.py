@@ -59,7 +59,7 @@ def test_every_device_has_its_share_of_every_micro_batch(place):
     _, metrics = update(batch)
     assert metrics["micro_tokens"] == 2048
     assert metrics["weight"].shape == (2, 16, 4096)
-    assert {shard.data.shape for shard in metrics["weight"].addressable_shards} == {(2, 2, 1024)}
+    assert {shard.data.shape for shard in metrics["weight"].addressable_shards} == {(2, 2, 4096)}
 
 
 CASES = [("supervised", (1, 1, 1)), ("policy", (1, 1, 1)), ("supervised", (2, 2, 2))]
