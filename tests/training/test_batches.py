@@ -161,7 +161,7 @@ def test_trees_that_share_a_row_score_the_same_sequences(
 def test_as_few_rows_as_hold_the_trees_but_one_for_every_device(examples):
     rows = lambda own, **kw: supervised_batch(own, multiple=1, **kw).tree.shape[0]  # noqa: E731
     tokens = sum(spans[-1][1] for _, spans in examples)
-    many = 2048 // tokens
+    many = 4096 // tokens
     assert rows(examples) == rows(examples * many) == 1
     assert rows(examples * (many + 1)) == 2
     assert rows(examples, shards=2) == 2
