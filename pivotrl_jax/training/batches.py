@@ -15,7 +15,7 @@ from pivotrl_jax.trees import Layout, Tree, balanced, build_row, round_up, stack
 
 Span = tuple[int, int]
 # Trees share a row up to about so many tokens, or as many as the longest has. In such a row
-# attention is a small part of the work, even where other trees' keys are masked and not skipped.
+# attention is less work than the rest, even where other trees' keys are masked and not skipped.
 SHARED_ROW = 4_096
 # The list of scored tokens is rounded more coarsely than rows are: padding costs little there, and
 # every shape costs a compilation.
