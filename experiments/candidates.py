@@ -127,6 +127,7 @@ def _turn(candidate: Candidate, trajectory: Trajectory, trunk: int, start: int, 
         start,
         end,
         expert,
+        trajectory.before(candidate.message),
     )
 
 

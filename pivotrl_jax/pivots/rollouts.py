@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
 from pivotrl_jax.text import ActionFormat, Tokenizer
-from pivotrl_jax.trajectories import Action
+from pivotrl_jax.trajectories import NO_CONTEXT, Action, Context
 from pivotrl_jax.trees import chunks
 from pivotrl_jax.verifiers import Verifier
 
@@ -30,6 +30,7 @@ class Turn:
     start: int
     end: int
     expert: Action
+    context: Context = NO_CONTEXT
 
 
 Row = tuple[int, Sequence[Turn]]  # turns of one trunk, and its number
@@ -126,7 +127,8 @@ def judge(
         drawn = rollout.samples[i][j]
         text = tokenizer.decode([t for t in drawn.tokens.tolist() if t != tokenizer.eot])
         parsed = fmt.parse(text)
-        verdict = verifier(rollout.turns[i].expert, parsed)
+        turn = rollout.turns[i]
+        verdict = verifier(turn.expert, parsed, turn.context)
         error = "truncated" if drawn.truncated and truncated == "exclude" else verdict.error
         if error is None:
             criteria_PKC[i, j] = [verdict.criteria[name] for name in verifier.criteria]

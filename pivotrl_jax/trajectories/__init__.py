@@ -2,7 +2,15 @@
 
 from pivotrl_jax.trajectories.formats import BASH_TOOL, FORMATS
 from pivotrl_jax.trajectories.readers import ReadAudit, Rejected, read, rows
-from pivotrl_jax.trajectories.schema import Action, Candidate, Message, ToolCall, Trajectory
+from pivotrl_jax.trajectories.schema import (
+    NO_CONTEXT,
+    Action,
+    Candidate,
+    Context,
+    Message,
+    ToolCall,
+    Trajectory,
+)
 from pivotrl_jax.trajectories.splits import Split, check_disjoint, split
 from pivotrl_jax.trajectories.turns import EVERY_TURN, SWE_TURN, TurnRule, candidates
 from pivotrl_jax.trajectories.writers import write_openai_chat
@@ -11,9 +19,11 @@ __all__ = [
     "BASH_TOOL",
     "EVERY_TURN",
     "FORMATS",
+    "NO_CONTEXT",
     "SWE_TURN",
     "Action",
     "Candidate",
+    "Context",
     "Message",
     "ReadAudit",
     "Rejected",

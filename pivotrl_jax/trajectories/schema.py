@@ -1,9 +1,11 @@
 """What every reader produces and every later stage consumes."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+Facts = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Trajectory:
     """An expert's whole dialogue with an environment.
 
     `source` is "file:line"; `tools` are OpenAI function schemas; `task_id` groups trajectories
-    of one task, so that a split never separates them.
+    of one task, so that a split never separates them. `facts` is what a source states beside the
+    dialogue and a verifier may ask for, by name: the record's database, a row's threshold.
     """
 
     id: str
@@ -56,6 +59,23 @@ class Trajectory:
     source: str
     tools: tuple[dict[str, Any], ...] = ()
     reward: float | None = None
+    facts: Facts = dataclasses.field(default_factory=dict)
+
+    def before(self, message: int) -> "Context":
+        """What the policy knows when it writes messages[message]."""
+        return Context(self.messages[:message], self.tools, self.facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an action is an answer to: the dialogue so far, the tools, the record's facts."""
+
+    history: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    facts: Facts = dataclasses.field(default_factory=dict)
+
+
+NO_CONTEXT = Context()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rapidfuzz import fuzz
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import Action, ToolCall
+from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, ToolCall
 from pivotrl_jax.verifiers.invocation import Invocation
 from pivotrl_jax.verifiers.normal import Pipeline, normalise
 from pivotrl_jax.verifiers.verdict import Verdict
@@ -46,7 +46,9 @@ class Command:
     name = "command"
     criteria = _CRITERIA
 
-    def __call__(self, expert: Action, sampled: ParsedAction) -> Verdict:
+    def __call__(
+        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
+    ) -> Verdict:
         """An expert action that is not one judgeable call is an error; never raises."""
         try:
             return self._verdict(expert, sampled)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import Action
+from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context
 from pivotrl_jax.verifiers.verdict import Verdict
 
 _CRITERIA: tuple[str, ...] = ("well_formed", "kind", "name")
@@ -21,7 +21,9 @@ class ToolName:
     name = "tool_name"
     criteria = _CRITERIA
 
-    def __call__(self, expert: Action, sampled: ParsedAction) -> Verdict:
+    def __call__(
+        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
+    ) -> Verdict:
         """Malformed output scores 0 throughout; an expert action without a call is an error."""
         if not expert.calls:
             return Verdict({}, "", error="the expert's action calls no tool")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import Action
+from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,4 +26,7 @@ class Verifier(Protocol):
     name: str
     criteria: tuple[str, ...]
 
-    def __call__(self, expert: Action, sampled: ParsedAction) -> Verdict: ...
+    def __call__(
+        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
+    ) -> Verdict:
+        """The verdict on an action sampled in `context`, where the expert's was `expert`."""
