@@ -18,7 +18,7 @@ def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
     trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
-    own_k_RBHSE: Float[Array, "R B H S E"],
+    own_k_RBHES: Float[Array, "R B H E S"],
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
@@ -28,13 +28,13 @@ def tree_decode(
 ) -> Float[Array, "R B H G E"]:
     """Attention of one token per slot to `trunk[:start]` and to its own tokens up to `step`.
 
-    Keys of trunks lie as [E, L], so that scores are a plain matrix product in the decode loop. The
+    Keys lie as [E, tokens], so that scores are a plain matrix product in the decode loop. The
     scale is 1/sqrt(E); operands are bfloat16 or float32, scores and sums float32. "auto" is
     "pallas" on TPU and "xla" elsewhere; `interpret` runs the TPU kernel on any backend, slowly, for
     tests. Raises UserError for an `implementation` that is unknown or cannot run here.
     """
     operands = (
-        q_RBHGE, trunk_k_RHEL, trunk_v_RHLE, own_k_RBHSE, own_v_RBHSE, start_RB, step_RB,
+        q_RBHGE, trunk_k_RHEL, trunk_v_RHLE, own_k_RBHES, own_v_RBHSE, start_RB, step_RB,
     )  # fmt: skip
     chosen = choose("tree_decode", implementation, interpret)
     if chosen == "reference":

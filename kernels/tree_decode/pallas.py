@@ -20,7 +20,7 @@ def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
     trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
-    own_k_RBHSE: Float[Array, "R B H S E"],
+    own_k_RBHES: Float[Array, "R B H E S"],
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
@@ -32,7 +32,7 @@ def tree_decode(
     on_trunk = _attend_trunk(
         together(q_RBHGE), trunk_k_RHEL, trunk_v_RHLE, starts_R1Q1, keys, interpret
     )
-    return with_own(on_trunk, q_RBHGE, own_k_RBHSE, own_v_RBHSE, step_RB)
+    return with_own(on_trunk, q_RBHGE, own_k_RBHES, own_v_RBHSE, step_RB)
 
 
 def _attend_trunk(

@@ -11,7 +11,7 @@ def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
     trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
-    own_k_RBHSE: Float[Array, "R B H S E"],
+    own_k_RBHES: Float[Array, "R B H E S"],
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
@@ -22,10 +22,10 @@ def tree_decode(
         shape = (*own.shape[:3], *trunk.shape[2:])
         return jnp.concatenate([jnp.broadcast_to(trunk[:, None], shape), own], axis=3)
 
-    k = sequence(trunk_k_RHEL.swapaxes(2, 3), own_k_RBHSE)
+    k = sequence(trunk_k_RHEL.swapaxes(2, 3), own_k_RBHES.swapaxes(3, 4))
     v = sequence(trunk_v_RHLE, own_v_RBHSE)
     before = jnp.arange(trunk_v_RHLE.shape[2]) < start_RB[..., None]
-    so_far = jnp.arange(own_k_RBHSE.shape[3]) <= step_RB[..., None]
+    so_far = jnp.arange(own_v_RBHSE.shape[3]) <= step_RB[..., None]
     mask_RBT = jnp.concatenate([before, so_far], axis=-1)
     scores = jnp.einsum("rbhge,rbhte->rbhgt", q_RBHGE, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask_RBT[:, :, None, None], scores * q_RBHGE.shape[-1] ** -0.5, MASKED)

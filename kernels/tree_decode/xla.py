@@ -21,7 +21,7 @@ def tree_decode(
     q_RBHGE: Float[Array, "R B H G E"],
     trunk_k_RHEL: Float[Array, "R H E L"],
     trunk_v_RHLE: Float[Array, "R H L E"],
-    own_k_RBHSE: Float[Array, "R B H S E"],
+    own_k_RBHES: Float[Array, "R B H E S"],
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
@@ -37,8 +37,8 @@ def tree_decode(
         on_trunk = _in_blocks(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, starts_RQ1, keys)
     else:
         before = jnp.arange(trunk_v_RHLE.shape[2]) < starts_RQ1[:, None]
-        on_trunk = _attend(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, before, keys="ek")
-    return with_own(on_trunk, q_RBHGE, own_k_RBHSE, own_v_RBHSE, step_RB)
+        on_trunk = _attend(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, before)
+    return with_own(on_trunk, q_RBHGE, own_k_RBHES, own_v_RBHSE, step_RB)
 
 
 def together(q_RBHGE: Float[Array, "R B H G E"]) -> Float[Array, "R H Q E"]:
@@ -72,7 +72,7 @@ def _in_blocks(
         index = at + jnp.arange(keys)
         k = jax.lax.dynamic_slice(k_RHEL, (row, 0, 0, at), (1, heads, width, keys))[0]
         v = jax.lax.dynamic_slice(v_RHLE, (row, 0, at, 0), (1, heads, keys, width))[0]
-        block = _attend(q_RHQE[row], k, v, (index >= first) & (index < starts_RQ1[row]), keys="ek")
+        block = _attend(q_RHQE[row], k, v, (index >= first) & (index < starts_RQ1[row]))
         found = _both(jax.tree.map(lambda x: x[row], so_far), block)
         return jax.tree.map(lambda x, y: x.at[row].set(y), so_far, found)
 
@@ -84,14 +84,14 @@ def _in_blocks(
 def with_own(
     on_trunk: Partial,
     q_RBHGE: Float[Array, "R B H G E"],
-    own_k_RBHSE: Float[Array, "R B H S E"],
+    own_k_RBHES: Float[Array, "R B H E S"],
     own_v_RBHSE: Float[Array, "R B H S E"],
     step_RB: Int[Array, "R B"],
 ) -> Float[Array, "R B H G E"]:
     """Attention of the queries `together` to the trunk, and then each slot's to its own tokens."""
     rows, slots, heads, groups, _ = q_RBHGE.shape
-    so_far = jnp.arange(own_k_RBHSE.shape[3]) <= jnp.repeat(step_RB, heads)[:, None, None]
-    on_own = _attend(_merge(q_RBHGE), _merge(own_k_RBHSE), _merge(own_v_RBHSE), so_far, keys="ke")
+    so_far = jnp.arange(own_v_RBHSE.shape[3]) <= jnp.repeat(step_RB, heads)[:, None, None]
+    on_own = _attend(_merge(q_RBHGE), _merge(own_k_RBHES), _merge(own_v_RBHSE), so_far)
 
     def from_trunk(x: jax.Array) -> jax.Array:
         return x.reshape(rows, heads, slots, groups, -1).swapaxes(1, 2)
@@ -104,14 +104,12 @@ def with_own(
 
 def _attend(
     q: Float[Array, "*B Q E"],
-    k: jax.Array,
+    k: Float[Array, "*B E T"],
     v: Float[Array, "*B T E"],
     mask: Bool[Array, "*#B #Q T"],
-    keys: str,
 ) -> Partial:
-    """`keys` names the last two axes of `k`: "ek" [..., E, T] or "ke" [..., T, E]."""
     to_f32 = {"preferred_element_type": jnp.float32}
-    scores = jnp.einsum(f"...qe,...{keys}->...qk", q, k, **to_f32) * q.shape[-1] ** -0.5
+    scores = jnp.einsum("...qe,...ek->...qk", q, k, **to_f32) * q.shape[-1] ** -0.5
     scores = jnp.where(mask, scores, MASKED)
     largest = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)

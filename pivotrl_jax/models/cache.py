@@ -20,8 +20,8 @@ from pivotrl_jax.trees.tree import causal
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer: of trunks [R, H, E, L] and [R, H, L, E], of branches both
-    [R, B, H, S, E]."""
+    """Keys and values of one layer: of trunks [R, H, E, L] and [R, H, L, E], of branches
+    [R, B, H, E, S] and [R, B, H, S, E]."""
 
     k: jax.Array
     v: jax.Array
@@ -75,12 +75,14 @@ def trunk_cache(cfg: ModelConfig, rows: int, length: int) -> Cache:
 
 def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache:
     """Empty caches for `size` tokens of every branch."""
-    shape = (rows, branches, cfg.kv_heads, size, cfg.head_dim)
 
-    def empty() -> jax.Array:
-        return constrain(jnp.zeros(shape, cfg.dtype), "rows", None, "kv_heads", None, None)
+    def empty(*shape: int) -> jax.Array:
+        zeros = jnp.zeros((rows, branches, cfg.kv_heads, *shape), cfg.dtype)
+        return constrain(zeros, "rows", None, "kv_heads", None, None)
 
-    return [LayerCache(empty(), empty()) for _ in range(cfg.layers)]
+    return [
+        LayerCache(empty(cfg.head_dim, size), empty(size, cfg.head_dim)) for _ in range(cfg.layers)
+    ]
 
 
 def decode_step(
@@ -99,7 +101,7 @@ def decode_step(
     grown: Cache = []
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        k = own[index].k.at[row, branch, :, step_RB].set(k)
+        k = own[index].k.at[row, branch, :, :, step_RB].set(k)
         v = own[index].v.at[row, branch, :, step_RB].set(v)
         grown.append(LayerCache(k, v))
         return tree_decode(q, trunk[index].k, trunk[index].v, k, v, start_RB, step_RB)

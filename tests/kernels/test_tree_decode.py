@@ -25,8 +25,8 @@ STEP = jnp.asarray([[0, 6, 3, 1], [5, 0, 2, -1], [6, 0, 3, 1]])
 def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
     rng = np.random.default_rng(0)
     trunk, own = (ROWS, HEADS, TRUNK, WIDTH), (ROWS, SLOTS, HEADS, OWN, WIDTH)
-    trunk_k = (ROWS, HEADS, WIDTH, TRUNK)
-    shapes = [(ROWS, SLOTS, HEADS, GROUPS, WIDTH), trunk_k, trunk, own, own]
+    trunk_k, own_k = (ROWS, HEADS, WIDTH, TRUNK), (ROWS, SLOTS, HEADS, WIDTH, OWN)
+    shapes = [(ROWS, SLOTS, HEADS, GROUPS, WIDTH), trunk_k, trunk, own_k, own]
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
@@ -52,7 +52,9 @@ def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step) -> np.ndarray:
     """One query at a time."""
     out = np.zeros(q.shape)
     for r, b, h, g in np.ndindex(*q.shape[:4]):
-        k = np.concatenate([trunk_k[r, h, :, : start[r, b]].T, own_k[r, b, h, : step[r, b] + 1]])
+        k = np.concatenate(
+            [trunk_k[r, h, :, : start[r, b]].T, own_k[r, b, h, :, : step[r, b] + 1].T]
+        )
         v = np.concatenate([trunk_v[r, h, : start[r, b]], own_v[r, b, h, : step[r, b] + 1]])
         scores = k @ q[r, b, h, g] / np.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max())
@@ -118,7 +120,7 @@ def test_every_device_attends_for_its_own_rows_and_heads(implementation):
             for x, axes in zip(arrays, AXES, strict=True)
         ]
         text = decode.lower(*inputs).compile().as_text()
-    assert "f32[2,4,1,7,16]" in text  # own keys of two rows and one head, on each of four devices
+    assert "f32[2,4,1,16,7]" in text  # own keys of two rows and one head, on each of four devices
     assert "all-gather" not in text
 
 

@@ -83,10 +83,11 @@ def decode(device: jax.Device) -> Case:
     keys = keys_per_block(device.device_kind, slots * groups)
     trunk_k = on(device, (rows, heads, width, length), jnp.bfloat16)
     trunk_v = on(device, (rows, heads, length, width), jnp.bfloat16)
-    own = on(device, (rows, slots, heads, size, width), jnp.bfloat16)
+    own_k = on(device, (rows, slots, heads, width, size), jnp.bfloat16)
+    own_v = on(device, (rows, slots, heads, size, width), jnp.bfloat16)
     number = on(device, (rows, slots), jnp.int32)
     q = on(device, (rows, slots, heads, groups, width), jnp.bfloat16)
-    operands = (q, trunk_k, trunk_v, own, own, number, number)
+    operands = (q, trunk_k, trunk_v, own_k, own_v, number, number)
     return functools.partial(tree_decode.tree_decode, keys=keys), operands
 
 
