@@ -7,7 +7,7 @@
 
 preset   hardware                    time        what comes out
 smoke    2 CPU cores, 8 GiB          2 minutes   every stage once; figures mean nothing
-laptop   2 CPU cores, 8 GiB          30 minutes  held-out databases, whose schemas training never saw
+laptop   2 CPU cores, 8 GiB          30 minutes  figures for schemas that were never trained on
 host     one accelerator host        not run yet
 pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
 """
@@ -36,7 +36,7 @@ from pivotrl_jax.training import OptimizerSettings, TrainSettings
 replace = dataclasses.replace
 
 # The same result. `tables` keeps out constants that happen to be right (`SELECT 3` for a count) and
-# leaves open whether a join takes a detour; the same text is right even where the copy cannot run it.
+# leaves open whether a join takes a detour; the same text is right even if the copy cannot run it.
 SAME_RESULT = Recipe(
     name="same_result",
     accept=(("result", 1.0), ("tables", 0.5)),

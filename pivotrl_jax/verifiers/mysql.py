@@ -24,10 +24,12 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "%": "\\%", "_": "\\_"}
 
 # MySQL divides whole numbers without losing the rest.
 _OPERATORS = {"||": "OR", "&&": "AND", "<=>": "IS", "/": "* 1.0 /"}
+# Comparisons do not see blanks at the end of texts; the copy's columns have lost theirs.
+_COMPARISONS = frozenset({"=", "<>", "!=", "<", ">", "<=", ">=", "<=>"})
 _WORDS = {"RLIKE": "REGEXP"}
 _CAST_TYPES = {"SIGNED": "INTEGER", "UNSIGNED": "INTEGER"}
 # Functions whose names SQLite reads as key words unless they are quoted.
-_KEYWORD_FUNCTIONS = frozenset({"LEFT", "RIGHT", "IF", "REPLACE"})
+_KEYWORD_FUNCTIONS = frozenset({"LEFT", "RIGHT", "IF", "ISNULL", "REPLACE"})
 
 _COMPOUND = frozenset({"UNION", "INTERSECT", "EXCEPT"})
 _NAME = r"(?:`?\w+`? \. )?`?(\w+)`?"
@@ -128,6 +130,8 @@ def _literal(quoted: str) -> str:
 
 def _written(found: Sequence[str], index: int) -> str:
     token, upper = found[index], found[index].upper()
+    if token[0] == "'" and index and found[index - 1] in _COMPARISONS:
+        return token[:-1].rstrip(" ") + "'"
     following = found[index + 1] if index + 1 < len(found) else ""
     if upper in _KEYWORD_FUNCTIONS and following == "(":
         return f"`{token}`"

@@ -31,8 +31,8 @@ class Sql:
       executes     the sampled command runs
       result       equal results: the same rows as often, values as MySQL compares them, columns in
                    the expert's order whatever their names, rows in the expert's order only if its
-                   query orders them and only as far (rows that tie may change places). Two empty
-                   results are equal only if the same tables were read
+                   query orders them and only as far (rows that tie may change places). Without a
+                   match any query returns no rows, or 0: there the columns read must be equal, too
       overlap      F1 of the rows
       tables       F1 of the tables read: an answer that was not looked up reads none
       exact        same text up to blanks, comments, quoting and the case of names
@@ -128,13 +128,12 @@ def _compared(scores: dict[str, float], expected: Expected, actual: Answer) -> V
     answer = expected.answer
     tables = overlap(answer.tables, actual.tables)
     same_width = len(answer.columns) == len(actual.columns)
-    # Empty results are all alike: nothing but the tables tells whether the same was asked.
-    comparable = bool(answer.rows) or tables == 1
-    result = same_width and comparable and same_rows(expected.groups, actual.rows)
+    comparable = same_width and (answer.reads == actual.reads or not answer.bare)
+    result = comparable and same_rows(expected.groups, actual.rows)
     scores = scores | {
         "executes": 1.0,
         "result": float(result),
-        "overlap": overlap(answer.rows, actual.rows) if same_width and comparable else 0.0,
+        "overlap": overlap(answer.rows, actual.rows) if comparable else 0.0,
         "tables": tables,
     }
     if result:

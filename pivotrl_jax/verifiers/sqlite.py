@@ -75,11 +75,24 @@ class OutOfTime(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A result with its values in comparable form (see `comparable`), and the tables read."""
+    """A result with its values in comparable form (see `comparable`).
+
+    `reads` are the pairs of table and column that the query read, the column being empty where it
+    only counts rows.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    tables: frozenset[str]
+    reads: frozenset[tuple[str, str]]
+
+    @property
+    def tables(self) -> frozenset[str]:
+        return frozenset(table for table, _ in self.reads)
+
+    @property
+    def bare(self) -> bool:
+        """Whether it holds nothing but NULL and 0, as any query without a match does."""
+        return all(value in (None, 0) for row in self.rows for value in row)
 
 
 class Sandbox:
@@ -90,17 +103,18 @@ class Sandbox:
 
         Raises sqlite3.DatabaseError if it is none.
         """
-        # A cached statement would not ask the authorizer again, which notes the tables.
+        # A cached statement would not ask the authorizer again, which notes what is read.
         self._connection = sqlite3.connect(
             ":memory:", isolation_level=None, cached_statements=0, check_same_thread=False
         )
         self._connection.execute(f"PRAGMA hard_heap_limit = {_HEAP_BYTES}")
         self._connection.deserialize(image)
         self._describe(database)
+        self._trim()
         self._known = _CATALOGUE | self._names("SELECT table_name FROM information_schema.tables")
         self._modules = self._names("SELECT name FROM pragma_module_list")
         self._define_functions(database)
-        self._tables: set[str] = set()
+        self._reads: set[tuple[str, str]] = set()
         self._ticks, self._deadline = 0, 0.0
         self._confine()
 
@@ -109,7 +123,7 @@ class Sandbox:
 
         Raises Refused if it does not run within the limits, OutOfTime if only the clock ended it.
         """
-        self._tables, self._ticks = set(), 0
+        self._reads, self._ticks = set(), 0
         self._deadline = time.thread_time() + MAX_SECONDS
         try:
             cursor = self._connection.execute(sql)
@@ -125,7 +139,13 @@ class Sandbox:
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise Refused(str(error)) from None
         columns = tuple(name.casefold() for name, *_ in cursor.description or ())
-        return Answer(columns, rows, frozenset(self._tables & self._known))
+        return Answer(columns, rows, self._noted())
+
+    def _noted(self) -> frozenset[tuple[str, str]]:
+        """The reads of real tables; SQLite names an empty column for some that it reads, too."""
+        reads = {read for read in self._reads if read[0] in self._known}
+        with_columns = {table for table, column in reads if column}
+        return frozenset(read for read in reads if read[1] or read[0] not in with_columns)
 
     def _describe(self, database: str) -> None:
         """Fills information_schema, which MySQL's agents read, from SQLite's own catalogue."""
@@ -142,6 +162,19 @@ class Sandbox:
             "substr(c.type, 1, instr(c.type || '(', '(') - 1), c.type, iif(c.pk, 'PRI', '') "
             "FROM information_schema.tables t, pragma_table_info(t.table_name, 'main') c"
         )
+
+    def _trim(self) -> None:
+        """Drops the blanks at the end of texts: MySQL's comparisons do not see them."""
+        columns = self._connection.execute(
+            "SELECT table_name, column_name FROM information_schema.columns NATURAL JOIN "
+            "information_schema.tables WHERE table_type = 'BASE TABLE'"
+        ).fetchall()
+        for table, column in columns:
+            table, column = (name.replace('"', '""') for name in (table, column))
+            self._connection.execute(
+                f'UPDATE OR IGNORE main."{table}" SET "{column}" = rtrim("{column}", \' \') '
+                f"WHERE typeof(\"{column}\") = 'text' AND substr(\"{column}\", -1) = ' '"
+            )
 
     def _names(self, query: str) -> frozenset[str]:
         return frozenset(name.casefold() for (name,) in self._connection.execute(query))
@@ -172,14 +205,15 @@ class Sandbox:
         if action == sqlite3.SQLITE_FUNCTION:
             allowed = (second or "").casefold() in _ALLOWED_FUNCTIONS
         elif action == sqlite3.SQLITE_READ:
-            allowed = self._may_read((first or "").casefold(), schema)
+            allowed = self._may_read((first or "").casefold(), (second or "").casefold(), schema)
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
-    def _may_read(self, table: str, schema: str | None) -> bool:
-        """Also notes the table. MySQL has no virtual tables such as pragma_... and json_each."""
+    def _may_read(self, table: str, column: str, schema: str | None) -> bool:
+        """Also notes the read. MySQL has no virtual tables such as pragma_... and json_each."""
         if table in self._modules or table.startswith(("sqlite_", "pragma_")):
             return False
-        self._tables.add(f"{schema}.{table}" if schema == "information_schema" else table)
+        owner = f"{schema}.{table}" if schema == "information_schema" else table
+        self._reads.add((owner, column))
         return True
 
 
