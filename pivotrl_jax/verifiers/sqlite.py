@@ -111,8 +111,8 @@ class Sandbox:
         self._connection.deserialize(image)
         self._describe(database)
         self._trim()
-        self._known = _CATALOGUE | self._names("SELECT table_name FROM information_schema.tables")
-        self._modules = self._names("SELECT name FROM pragma_module_list")
+        tables = self._connection.execute("SELECT table_name FROM information_schema.tables")
+        self._known = _CATALOGUE.union(name.casefold() for (name,) in tables)
         self._define_functions(database)
         self._reads: set[tuple[str, str]] = set()
         self._ticks, self._deadline = 0, 0.0
@@ -176,9 +176,6 @@ class Sandbox:
                 f"WHERE typeof(\"{column}\") = 'text' AND substr(\"{column}\", -1) = ' '"
             )
 
-    def _names(self, query: str) -> frozenset[str]:
-        return frozenset(name.casefold() for (name,) in self._connection.execute(query))
-
     def _define_functions(self, database: str) -> None:
         create = self._connection.create_function
         for name, (function, arguments) in FUNCTIONS.items():
@@ -209,8 +206,8 @@ class Sandbox:
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
     def _may_read(self, table: str, column: str, schema: str | None) -> bool:
-        """Also notes the read. MySQL has no virtual tables such as pragma_... and json_each."""
-        if table in self._modules or table.startswith(("sqlite_", "pragma_")):
+        """Also notes the read. SQLite's own catalogue is nothing that MySQL would show."""
+        if table.startswith(("sqlite_", "pragma_")):
             return False
         owner = f"{schema}.{table}" if schema == "information_schema" else table
         self._reads.add((owner, column))

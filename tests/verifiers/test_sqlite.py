@@ -35,7 +35,12 @@ FORBIDDEN = [
     "PRAGMA database_list",
     "SELECT * FROM pragma_database_list",
     "SELECT COUNT(*) FROM pragma_database_list",
+    "SELECT * FROM pragma_table_info('city')",
     "SELECT COUNT(*) FROM json_each('[1, 2]')",
+    "SELECT value FROM json_tree('[1, 2]')",
+    "SELECT token FROM fts3tokenize('simple', 'a b')",
+    "SELECT * FROM bytecode('SELECT 1')",
+    "SELECT * FROM dbstat",
     "SELECT * FROM sqlite_master",
     "SELECT COUNT(*) FROM sqlite_schema",
     "SELECT * FROM temp.sqlite_master",
@@ -161,6 +166,15 @@ def test_memory_is_bounded_for_the_whole_process(world: Sandbox) -> None:
     assert world.run("SELECT 1").rows == ((1,),)
     with contextlib.closing(sqlite3.connect(":memory:")) as other:
         assert other.execute("PRAGMA hard_heap_limit").fetchone() == (128 * 2**20,)
+
+
+def test_results_are_cut_by_rows_and_by_characters(world: Sandbox) -> None:
+    assert len(world.run(GROWING + "SELECT x FROM c LIMIT 10000").rows) == 10_000
+    with pytest.raises(Refused, match="more than 10000 rows"):
+        world.run(GROWING + "SELECT x FROM c LIMIT 10001")
+    assert len(world.run(LONG + "SELECT s FROM l LIMIT 60").rows) == 60
+    with pytest.raises(Refused, match="1000000 characters"):
+        world.run(LONG + "SELECT s FROM l LIMIT 62")
 
 
 @pytest.mark.parametrize(
