@@ -51,7 +51,7 @@ def laptop() -> Settings:
         name="sql",
         preset="laptop",
         seed=0,
-        data=DataSettings(path="experiments/data/sql/*.jsonl.gz", split_by="db"),
+        data=DataSettings(path="experiments/data/sql/*.jsonl.gz", limit=240, split_by="db"),
         text=TextSettings(
             action_format="fenced_sql",
             tool_role="user",  # SmolLM2's template knows no role "tool"
@@ -116,6 +116,7 @@ def host() -> Settings:
     return replace(
         base,
         preset="host",
+        data=replace(base.data, limit=None),
         text=TextSettings(
             action_format="hermes",
             tool_role="tool",

@@ -62,12 +62,14 @@ class Databases:
         return Sandbox(self._image(database), database)
 
     def _image(self, database: str) -> bytes:
-        if self._archived is not None and database in self._archived:
-            return self._archived[database]
         file = self._path / f"{database}.sqlite"
-        if self._archived is not None or file.parent != self._path or not file.is_file():
+        if self._archived is not None:
+            image = self._archived.get(database)
+        else:
+            image = file.read_bytes() if file.parent == self._path and file.is_file() else None
+        if image is None:
             raise LookupError(f"there is no database {database!r} in {self._path}")
-        return file.read_bytes()
+        return image
 
 
 def _unpacked(path: Path) -> dict[str, bytes]:

@@ -70,40 +70,42 @@ class Sql:
             return _error(f"{type(error).__name__}: {error}")
 
     def _verdict(self, expert: Action, sampled: ParsedAction, database: Any) -> Verdict:
-        wanted, given = self._command(expert), self._command(sampled.action)
+        wanted = self._command(expert)
         if wanted is None:
             return _error(f"the expert makes no single call with a text {self.argument!r}")
         if not isinstance(database, str):
             return _error("the record names no database: it needs the fact 'db'")
-        problems = list(sampled.problems)
-        if not problems and len(sampled.action.calls) != 1:
-            problems = [f"{len(sampled.action.calls)} calls"]
-        named = {call.name for call in (*expert.calls, *sampled.action.calls)}
-        scores = {"well_formed": 1.0}
-        if given is not None and len(named) == 1:
+        problem, tool = _malformed(sampled), expert.calls[0].name
+        given = None if problem else self._command(sampled.action, tool)
+        scores = {"well_formed": float(not problem)}
+        if given is not None:
             scores |= _likeness(wanted, given)
         try:
             expected = self._databases.expected(database, wanted)
         except Refused as refused:
-            if problems or not scores.get("exact"):
+            if not scores.get("exact"):
                 return _error(f"the expert's command does not run: {refused}")
             return _scores(scores, f"the expert's command, which does not run: {refused}")
-        if problems:
-            return _scores({}, "; ".join(problems))
-        if given is None or len(named) > 1:
-            return _scores(scores, f"no {expert.calls[0].name} call with a text {self.argument!r}")
+        if given is None:
+            return _scores(scores, problem or f"no {tool} call with a text {self.argument!r}")
         try:
             actual = self._databases.answer(database, given)
         except Refused as refused:
             return _scores(scores, f"does not run: {refused}")
         return _compared(scores, expected, actual)
 
-    def _command(self, action: Action) -> str | None:
-        """The command of an action that is one call."""
+    def _command(self, action: Action, tool: str | None = None) -> str | None:
+        """The command of an action that is one call (of `tool`)."""
         if len(action.calls) != 1 or not isinstance(action.calls[0].arguments, dict):
             return None
         value = action.calls[0].arguments.get(self.argument)
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and tool in (None, action.calls[0].name) else None
+
+
+def _malformed(sampled: ParsedAction) -> str:
+    """Why a sample is not exactly one call, or nothing."""
+    calls = len(sampled.action.calls)
+    return "; ".join(sampled.problems) or (f"{calls} calls" if calls != 1 else "")
 
 
 def _error(reason: str) -> Verdict:

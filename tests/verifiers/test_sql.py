@@ -121,6 +121,11 @@ EQUAL = [
         "SELECT Name, Country AS c FROM singer ORDER BY c DESC",
         "SELECT Name, Country FROM singer ORDER BY 2 DESC, Name DESC",
     ),
+    (
+        "concert_singer",
+        "SELECT DISTINCT Country FROM singer ORDER BY Age",
+        "SELECT DISTINCT Country AS c FROM singer ORDER BY Age",
+    ),
     # LIMIT cuts through a tie: any of the tied rows will do.
     (
         "concert_singer",
@@ -144,6 +149,11 @@ DIFFERENT = [
     ("pets_1", "SELECT Fname FROM student", "SELECT Fname, Age FROM student"),
     ("pets_1", "SELECT Sex FROM student", "SELECT DISTINCT Sex FROM student"),
     ("pets_1", "SELECT Fname FROM student", "SELECT Fname FROM student LIMIT 5"),
+    (
+        "pets_1",
+        "SELECT PetType FROM pets",
+        "SELECT IF(PetID = 2002, 'cat', PetType) FROM pets",
+    ),
     ("pets_1", "SELECT weight FROM pets", "SELECT weight + 0.001 FROM pets"),
     ("pets_1", "SELECT AVG(weight) FROM pets", "SELECT ROUND(AVG(weight), 1) FROM pets"),
     ("pets_1", "SELECT pet_age FROM pets", "SELECT NULLIF(pet_age, 1) FROM pets"),
@@ -215,12 +225,14 @@ def test_the_criteria_of_one_pair(verify: Sql) -> None:
         ("DROP TABLE student", "does not run: not a query", {"kind": 0.0}),
         ("DESCRIBE student", "another result (8 x 5 for 34 x 1)", {"kind": 0.0, "executes": 1.0}),
         ("", "does not run: not a query", {"well_formed": 1.0}),
+        ("SELECT '\ud800'", "does not run: 'utf-8' codec can't encode character", {"kind": 1.0}),
+        ("SELECT " + "1" * 1_000_000, "does not run: longer than 4000 characters", {"kind": 1.0}),
         ("SELECT 3", "another result (1 x 1 for 34 x 1)", {"tables": 0.0}),
     ],
 )
 def test_reasons(verify: Sql, sampled: str, reason: str, kept: dict[str, float]) -> None:
     verdict = judge(verify, "pets_1", "SELECT Fname FROM student", sampled)
-    assert verdict.reason == reason
+    assert verdict.reason.startswith(reason)
     assert verdict.criteria.items() >= kept.items()
     assert verdict.criteria["result"] == 0
 
@@ -307,6 +319,8 @@ def test_a_folder_of_databases_does_as_well(verify: Sql, tmp_path: Path) -> None
     before = (folder / "pets_1.sqlite").read_bytes()
     verdict = judge(Sql(str(folder)), "pets_1", "SELECT COUNT(*) FROM pets", "SELECT 3")
     assert verdict == judge(verify, "pets_1", "SELECT COUNT(*) FROM pets", "SELECT 3")
+    outside = judge(Sql(str(folder)), "../spider_sqlite/pets_1", "SHOW TABLES", "SHOW TABLES")
+    assert "there is no database" in (outside.error or "")
     assert [file.name for file in folder.iterdir()] == ["pets_1.sqlite"]
     assert (folder / "pets_1.sqlite").read_bytes() == before
 
