@@ -1,11 +1,7 @@
-"""Pairs of commands on real databases, and every real expert command against itself."""
+"""Pairs of commands on real databases, and what cannot be judged."""
 
-import gzip
-import json
 import pickle
 import tarfile
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +20,6 @@ SESSIONS = DATA / "intercode_sql_gpt4_success.jsonl.gz"
 @pytest.fixture(scope="module")
 def verify() -> Sql:
     return Sql(ARCHIVE)
-
-
-@pytest.fixture(scope="module")
-def sessions() -> list[dict[str, Any]]:
-    with gzip.open(SESSIONS, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def sql(query: Any) -> Action:
@@ -194,8 +184,7 @@ DIFFERENT = [
 @pytest.mark.parametrize(("db", "expert", "sampled"), EQUAL)
 def test_equal_results(verify: Sql, db: str, expert: str, sampled: str) -> None:
     verdict = judge(verify, db, expert, sampled)
-    assert verdict.error is None
-    assert verdict.reason == "equal"
+    assert (verdict.error, verdict.reason) == (None, "equal")
     assert verdict.criteria["executes"] == verdict.criteria["result"] == 1
     assert verdict.criteria["overlap"] > 0
 
@@ -204,8 +193,7 @@ def test_equal_results(verify: Sql, db: str, expert: str, sampled: str) -> None:
 def test_different_results(verify: Sql, db: str, expert: str, sampled: str) -> None:
     verdict = judge(verify, db, expert, sampled)
     assert verdict.error is None
-    assert verdict.criteria["result"] == 0
-    assert verdict.criteria["exact"] == 0
+    assert verdict.criteria["result"] == verdict.criteria["exact"] == 0
 
 
 def test_the_criteria_of_one_pair(verify: Sql) -> None:
@@ -284,32 +272,6 @@ def test_records_that_cannot_be_judged_are_errors(
     assert verdict.error is not None
     assert said in verdict.error
     assert verdict.criteria == {}
-
-
-def test_every_expert_command_against_itself(verify: Sql, sessions: list[dict[str, Any]]) -> None:
-    count: Counter[tuple[bool, bool]] = Counter()
-    slowest = 0.0
-    for session in sessions:
-        for action, valid in zip(session["actions"], session["valid_action"], strict=True):
-            start = time.process_time()
-            verdict = judge(verify, session["db"], action, action)
-            slowest = max(slowest, time.process_time() - start)
-            assert verdict.error is None
-            assert verdict.criteria["exact"] == verdict.criteria["kind"] == 1
-            assert verdict.criteria["result"] == verdict.criteria["executes"]
-            count[valid, bool(verdict.criteria["result"])] += 1
-    # By whether MySQL accepted the command, and whether the copy runs it.
-    assert count == {(True, True): 1866, (True, False): 6, (False, False): 787, (False, True): 3}
-    assert slowest < 1
-
-
-def test_final_commands_give_the_reference_result(
-    verify: Sql, sessions: list[dict[str, Any]]
-) -> None:
-    verdicts = [judge(verify, s["db"], s["gold"], s["actions"][-1]) for s in sessions]
-    assert not any(verdict.error for verdict in verdicts)
-    # Of the other 55, nearly all return nothing, or 0, and read other columns than the reference.
-    assert sum(verdict.criteria["result"] for verdict in verdicts) == 586
 
 
 def test_a_folder_of_databases_does_as_well(verify: Sql, tmp_path: Path) -> None:
