@@ -20,6 +20,7 @@ from pivotrl_jax.trajectories import (
     Trajectory,
     candidates,
     check_disjoint,
+    group,
     read,
     split,
 )
@@ -52,13 +53,14 @@ def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
             f"text.trunk_tokens is {settings.text.trunk_tokens}, but {run.cfg.name} has positions "
             f"for {run.cfg.max_positions} tokens only; lower it"
         )
-    parts = split((t.task_id for t in trajectories), settings.data.heldout_share, settings.seed)
+    groups = {t.id: group(t, settings.data.split_by) for t in trajectories}
+    parts = split(groups.values(), settings.data.heldout_share, settings.seed)
     left_out: Counter[str] = Counter()
     trunks: list[np.ndarray] = []
     turns: dict[str, list[Turn]] = {"train": [], "heldout": []}
     rows, texts, kept, clipped = [], [], [], 0
     for trajectory in trajectories:
-        found, skipped = candidates(trajectory, SWE_TURN, parts[trajectory.task_id])
+        found, skipped = candidates(trajectory, SWE_TURN, parts[groups[trajectory.id]])
         left_out.update(skipped)
         rendering = _render(run, trajectory)
         clipped += rendering.clipped_tokens

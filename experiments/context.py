@@ -75,7 +75,7 @@ class Run:
 
     @cached_property
     def verifier(self) -> Verifier:
-        return verifier(self.settings.reward.verifier)
+        return verifier(self.settings.reward.verifier, self.settings.reward.databases)
 
     @cached_property
     def recipe(self) -> RecipeArrays:

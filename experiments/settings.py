@@ -22,12 +22,16 @@ Settings_ = TypeVar("Settings_")
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """`path` is a file, a directory or a glob; `limit` trajectories are read (None: all)."""
+    """`path` is a file, a directory or a glob; `limit` trajectories are read (None: all).
+
+    Trajectories of one `split_by`, "task_id" or the name of a fact, are never split.
+    """
 
     path: str
     format: str = "auto"
     limit: int | None = None
     heldout_share: float = 0.2
+    split_by: str = "task_id"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +82,15 @@ class ProfileSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RewardSettings:
-    """The verifier, the recipe over its criteria, and what a truncated sample is."""
+    """The verifier, the recipe over its criteria, and what a truncated sample is.
+
+    `databases` is where the verifier "sql" finds its databases.
+    """
 
     verifier: str
     recipe: Recipe
     truncated: Literal["exclude", "fail"] = "exclude"
+    databases: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from pivotrl_jax.text.actions import (
     ActionFormat,
     FencedBash,
+    FencedSql,
     HermesTags,
     ParsedAction,
     PlainJson,
@@ -23,6 +24,7 @@ __all__ = [
     "ChatTemplate",
     "Clip",
     "FencedBash",
+    "FencedSql",
     "HermesTags",
     "ParsedAction",
     "PlainJson",

@@ -1,4 +1,4 @@
-"""An assistant turn as text: printing and reading actions in three formats.
+"""An assistant turn as text: printing and reading actions in four formats.
 
 Each format keeps one promise: `parse(print(action)).action == action`, or `print` raises
 ValueError. Reading never raises: it takes what it can and names every departure from the format.
@@ -18,8 +18,6 @@ from pivotrl_jax.trajectories.schema import Action, ToolCall
 # Far above any real tool schema and far below the interpreter's recursion limit, which equality
 # and printing of a deeper value would hit.
 _MAX_JSON_DEPTH = 64
-
-_OPENING_FENCE = re.compile(r"^(`{3,})(?:bash|sh)[ \t\r]*(?:\n|\Z)", re.MULTILINE)
 
 # Distinct from JSON null, which is a readable value of the wrong type.
 _NOTHING = object()
@@ -47,12 +45,24 @@ class ActionFormat(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class FencedBash:
-    """Free text, then one shell command in a ```bash fence (mini-swe-agent version 1)."""
+class FencedCode:
+    """Free text, then the text argument of one call in a fence of its language.
 
-    tool: str = "bash"
-    argument: str = "command"
-    name: str = dataclasses.field(default="fenced_bash", init=False)
+    The first of `languages` is written, any is read.
+    """
+
+    languages: tuple[str, ...]
+    tool: str
+    argument: str
+
+    @property
+    def name(self) -> str:
+        return f"fenced_{self.languages[0]}"
+
+    @property
+    def _opening(self) -> re.Pattern[str]:
+        languages = "|".join(self.languages)
+        return re.compile(rf"^(`{{3,}})(?:{languages})[ \t\r]*(?:\n|\Z)", re.MULTILINE)
 
     def print(self, action: Action) -> str:
         """Print with a fence longer than any run of backticks that starts a line inside."""
@@ -65,12 +75,12 @@ class FencedBash:
         runs = re.findall(r"^`+", command, re.MULTILINE)
         fence = "`" * max([3, *(len(run) + 1 for run in runs)])
         head = f"{action.text}\n\n" if action.text else ""
-        return _verified(self, action, f"{head}{fence}bash\n{command}\n{fence}")
+        return _verified(self, action, f"{head}{fence}{self.languages[0]}\n{command}\n{fence}")
 
     def parse(self, text: str) -> ParsedAction:
-        """Read exactly one bash or sh block; fences in other languages are plain text."""
+        """Read exactly one block of the language; fences in other languages are plain text."""
         visible, problems = _split_reasoning(text)
-        opening = _OPENING_FENCE.search(visible)
+        opening = self._opening.search(visible)
         if opening is None:
             return _parsed(visible, (), [*problems, "no_fenced_block"])
         head = visible[: opening.start()].removesuffix("\n").removesuffix("\n")
@@ -80,12 +90,30 @@ class FencedBash:
         if closing is None:
             return _parsed(head, (), [*problems, "unclosed_fence"])
         rest = visible[closing.end() :]
-        if _OPENING_FENCE.search(rest):
+        if self._opening.search(rest):
             return _parsed(head, (), [*problems, "several_fenced_blocks"])
         if rest.strip():
             problems.append("text_after_block")
         command = visible[opening.end() : closing.start()].removesuffix("\n")
         return _parsed(head, [ToolCall(self.tool, {self.argument: command})], problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class FencedBash(FencedCode):
+    """One shell command in a ```bash fence (mini-swe-agent version 1)."""
+
+    languages: tuple[str, ...] = ("bash", "sh")
+    tool: str = "bash"
+    argument: str = "command"
+
+
+@dataclasses.dataclass(frozen=True)
+class FencedSql(FencedCode):
+    """One SQL command in a ```sql fence."""
+
+    languages: tuple[str, ...] = ("sql", "mysql")
+    tool: str = "sql"
+    argument: str = "query"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +183,8 @@ class PlainJson:
 
 
 def action_format(name: str) -> ActionFormat:
-    """Return the format called fenced_bash, hermes or json; UserError on any other name."""
-    formats: tuple[ActionFormat, ...] = (FencedBash(), HermesTags(), PlainJson())
+    """Return the format of that name, such as "hermes"; UserError where there is none."""
+    formats: tuple[ActionFormat, ...] = (FencedBash(), FencedSql(), HermesTags(), PlainJson())
     by_name = {fmt.name: fmt for fmt in formats}
     if name not in by_name:
         nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)[0]

@@ -1,6 +1,6 @@
 """Expert trajectories: reading and writing files, turns that may be trained on, splits."""
 
-from pivotrl_jax.trajectories.formats import BASH_TOOL, FORMATS
+from pivotrl_jax.trajectories.formats import FORMATS
 from pivotrl_jax.trajectories.readers import ReadAudit, Rejected, read, rows
 from pivotrl_jax.trajectories.schema import (
     NO_CONTEXT,
@@ -11,7 +11,8 @@ from pivotrl_jax.trajectories.schema import (
     ToolCall,
     Trajectory,
 )
-from pivotrl_jax.trajectories.splits import Split, check_disjoint, split
+from pivotrl_jax.trajectories.splits import Split, check_disjoint, group, split
+from pivotrl_jax.trajectories.tools import BASH_TOOL, SQL_TOOL
 from pivotrl_jax.trajectories.turns import EVERY_TURN, SWE_TURN, TurnRule, candidates
 from pivotrl_jax.trajectories.writers import write_openai_chat
 
@@ -20,6 +21,7 @@ __all__ = [
     "EVERY_TURN",
     "FORMATS",
     "NO_CONTEXT",
+    "SQL_TOOL",
     "SWE_TURN",
     "Action",
     "Candidate",
@@ -33,6 +35,7 @@ __all__ = [
     "TurnRule",
     "candidates",
     "check_disjoint",
+    "group",
     "read",
     "rows",
     "split",

@@ -9,23 +9,9 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
-from pivotrl_jax.trajectories.schema import Message, Role, ToolCall, Trajectory
-
-# mini-swe-agent's one tool. Its trajectory files do not repeat the schema.
-BASH_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "bash",
-        "description": "Execute a bash command",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "command": {"type": "string", "description": "The bash command to execute"}
-            },
-            "required": ["command"],
-        },
-    },
-}
+from pivotrl_jax.trajectories.intercode import intercode_bash, intercode_sql
+from pivotrl_jax.trajectories.schema import BadRow, Message, Role, ToolCall, Trajectory
+from pivotrl_jax.trajectories.tools import BASH_TOOL
 
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
@@ -47,10 +33,6 @@ TIMED_OUT = "The last command <command>"
 REFUSED_EDIT = re.compile(
     r"\s*(?:OBSERVATION:\s*)?Your proposed edit has introduced new syntax error"
 )
-
-
-class BadRow(Exception):
-    """A row that is no trajectory; its one argument is the reason under which it is counted."""
 
 
 def openai_chat(row: Mapping[str, Any], source: str) -> Trajectory:
@@ -95,12 +77,20 @@ def swe_agent(row: Mapping[str, Any], source: str) -> Trajectory:
 
 
 FORMATS: Mapping[str, Callable[[Mapping[str, Any], str], Trajectory]] = MappingProxyType(
-    {"openai_chat": openai_chat, "mini_swe_agent": mini_swe_agent, "swe_agent": swe_agent}
+    {
+        "openai_chat": openai_chat,
+        "mini_swe_agent": mini_swe_agent,
+        "swe_agent": swe_agent,
+        "intercode_sql": intercode_sql,
+        "intercode_bash": intercode_bash,
+    }
 )
 
 
 def detect(row: Mapping[str, Any]) -> str:
     """Name of the format of `row`, a key of FORMATS. Raises BadRow("unknown_format")."""
+    if "actions" in row and "observations" in row:
+        return "intercode_sql" if "db" in row else "intercode_bash"
     if "messages" not in row and "history" not in row:
         raise BadRow("unknown_format")
     if "messages" not in row:

@@ -10,8 +10,8 @@ from typing import Any
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.trajectories import files
-from pivotrl_jax.trajectories.formats import FORMATS, BadRow, detect
-from pivotrl_jax.trajectories.schema import Trajectory
+from pivotrl_jax.trajectories.formats import FORMATS, detect
+from pivotrl_jax.trajectories.schema import BadRow, Trajectory
 
 QUARANTINE_CHARS = 500
 

@@ -8,6 +8,10 @@ Role = Literal["system", "user", "assistant", "tool"]
 Facts = Mapping[str, Any]
 
 
+class BadRow(Exception):
+    """A row that is no trajectory; its one argument is the reason under which it is counted."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ToolCall:
     """One call of a tool. `arguments` is decoded JSON (normally an object)."""

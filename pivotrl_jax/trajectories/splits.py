@@ -29,6 +29,21 @@ def split(task_ids: Iterable[str], heldout_share: float, seed: int) -> dict[str,
     return {task: "heldout" if i < heldout else "train" for i, task in enumerate(tasks)}
 
 
+def group(trajectory: Trajectory, by: str) -> str:
+    """What is never split: the trajectory's task, or where `by` is not "task_id", that fact.
+
+    Raises UserError where the trajectory does not state the fact.
+    """
+    if by == "task_id":
+        return trajectory.task_id
+    if by not in trajectory.facts:
+        raise UserError(
+            f"{trajectory.source} states no {by!r}, by which data.split_by wants to split: "
+            f"use one of {', '.join(['task_id', *trajectory.facts])}"
+        )
+    return str(trajectory.facts[by])
+
+
 def check_disjoint(candidates: Iterable[Candidate], trajectories: Iterable[Trajectory]) -> None:
     """Raises UserError when candidates of one task stand in both parts."""
     task_of = {trajectory.id: trajectory.task_id for trajectory in trajectories}

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.trajectories import SWE_TURN, Split, Trajectory, candidates, check_disjoint, split
+from pivotrl_jax.trajectories import (
+    SWE_TURN,
+    Split,
+    Trajectory,
+    candidates,
+    check_disjoint,
+    group,
+    split,
+)
 
 SHARES = st.floats(0.001, 0.999)
 
@@ -53,6 +61,13 @@ def test_seed_and_stability(mini: list[Trajectory]) -> None:
         "django__django-11179",
         "django__django-11815",
     ]
+
+
+def test_groups_are_tasks_or_a_stated_fact() -> None:
+    row = Trajectory("a", (), "7", "coding", "a.jsonl:3", facts={"db": "world_1", "fs": 2})
+    assert [group(row, by) for by in ("task_id", "db", "fs")] == ["7", "world_1", "2"]
+    with pytest.raises(UserError, match=r"a\.jsonl:3 states no 'dbs'.*task_id, db, fs"):
+        group(row, "dbs")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
