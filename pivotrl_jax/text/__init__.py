@@ -1,6 +1,6 @@
 """Text: tokenizers, chat templates, action formats, and trajectories as token trunks."""
 
-from pivotrl_jax.text.actions import FencedBash, HermesTags, PlainJson
+from pivotrl_jax.text.actions import FencedBash, FencedSql, HermesTags, PlainJson
 from pivotrl_jax.text.formats import action_format
 from pivotrl_jax.text.parsing import ActionFormat, ParsedAction
 from pivotrl_jax.text.render import Clip, Rendering, RenderSettings, Span, Trunk, render
@@ -18,6 +18,7 @@ __all__ = [
     "ChatTemplate",
     "Clip",
     "FencedBash",
+    "FencedSql",
     "HermesTags",
     "ParsedAction",
     "PlainJson",

@@ -17,16 +17,26 @@ from pivotrl_jax.text.parsing import (
 )
 from pivotrl_jax.trajectories.schema import Action, ToolCall
 
-_OPENING_FENCE = re.compile(r"^(`{3,})(?:bash|sh)[ \t\r]*(?:\n|\Z)", re.MULTILINE)
-
 
 @dataclasses.dataclass(frozen=True)
-class FencedBash:
-    """Free text, then one shell command in a ```bash fence (mini-swe-agent version 1)."""
+class FencedCode:
+    """Free text, then the text argument of one call in a fence of its language.
 
-    tool: str = "bash"
-    argument: str = "command"
-    name: str = dataclasses.field(default="fenced_bash", init=False)
+    The first of `languages` is written, any is read.
+    """
+
+    languages: tuple[str, ...]
+    tool: str
+    argument: str
+
+    @property
+    def name(self) -> str:
+        return f"fenced_{self.languages[0]}"
+
+    @property
+    def _opening(self) -> re.Pattern[str]:
+        languages = "|".join(self.languages)
+        return re.compile(rf"^(`{{3,}})(?:{languages})[ \t\r]*(?:\n|\Z)", re.MULTILINE)
 
     def print(self, action: Action) -> str:
         """Print with a fence longer than any run of backticks that starts a line inside."""
@@ -39,12 +49,12 @@ class FencedBash:
         runs = re.findall(r"^`+", command, re.MULTILINE)
         fence = "`" * max([3, *(len(run) + 1 for run in runs)])
         head = f"{action.text}\n\n" if action.text else ""
-        return verified(self, action, f"{head}{fence}bash\n{command}\n{fence}")
+        return verified(self, action, f"{head}{fence}{self.languages[0]}\n{command}\n{fence}")
 
     def parse(self, text: str) -> ParsedAction:
-        """Read exactly one bash or sh block; fences in other languages are plain text."""
+        """Read exactly one block of the language; fences in other languages are plain text."""
         reasoning, visible, problems = split_reasoning(text)
-        opening = _OPENING_FENCE.search(visible)
+        opening = self._opening.search(visible)
         if opening is None:
             return parsed(visible, (), [*problems, "no_fenced_block"], reasoning)
         head = visible[: opening.start()].removesuffix("\n").removesuffix("\n")
@@ -54,13 +64,31 @@ class FencedBash:
         if closing is None:
             return parsed(head, (), [*problems, "unclosed_fence"], reasoning)
         rest = visible[closing.end() :]
-        if _OPENING_FENCE.search(rest):
+        if self._opening.search(rest):
             return parsed(head, (), [*problems, "several_fenced_blocks"], reasoning)
         if rest.strip():
             problems.append("text_after_block")
         command = visible[opening.end() : closing.start()].removesuffix("\n")
         call = ToolCall(self.tool, {self.argument: command})
         return parsed(head, [call], problems, reasoning)
+
+
+@dataclasses.dataclass(frozen=True)
+class FencedBash(FencedCode):
+    """One shell command in a ```bash fence (mini-swe-agent version 1)."""
+
+    languages: tuple[str, ...] = ("bash", "sh")
+    tool: str = "bash"
+    argument: str = "command"
+
+
+@dataclasses.dataclass(frozen=True)
+class FencedSql(FencedCode):
+    """One SQL command in a ```sql fence."""
+
+    languages: tuple[str, ...] = ("sql", "mysql")
+    tool: str = "sql"
+    argument: str = "query"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import difflib
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.text.actions import FencedBash, HermesTags, PlainJson, TaggedList
+from pivotrl_jax.text.actions import FencedBash, FencedSql, HermesTags, PlainJson, TaggedList
 from pivotrl_jax.text.harmony import Harmony
 from pivotrl_jax.text.parsing import ActionFormat
 from pivotrl_jax.text.react import React
@@ -15,6 +15,7 @@ def action_format(name: str) -> ActionFormat:
     """Return the format of that name; UserError, listing them all, on any other name."""
     formats: tuple[ActionFormat, ...] = (
         FencedBash(),
+        FencedSql(),
         HermesTags(),
         PlainJson(),
         PlainJson("llama3", "parameters"),

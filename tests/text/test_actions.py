@@ -10,6 +10,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.text import (
     ActionFormat,
     FencedBash,
+    FencedSql,
     HermesTags,
     ParsedAction,
     PlainJson,
@@ -17,7 +18,17 @@ from pivotrl_jax.text import (
 )
 from pivotrl_jax.trajectories.schema import Action, ToolCall, Trajectory
 
-NAMES = ["fenced_bash", "hermes", "json", "llama3", "smollm2", "harmony", "react", "terminus"]
+NAMES = [
+    "fenced_bash",
+    "fenced_sql",
+    "hermes",
+    "json",
+    "llama3",
+    "smollm2",
+    "harmony",
+    "react",
+    "terminus",
+]
 FORMATS = [action_format(name) for name in (*NAMES, "webdancer")]
 TOO_DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -82,7 +93,8 @@ def test_react_gives_back_what_it_prints(text: str, query: str | None) -> None:
     calls = () if query is None else (ToolCall("search", {"query": query}),)
     states_action = re.search(r"^Action(?: \d+)?:", text, re.MULTILINE)
     one_line = query is None or ("\n" not in query and "</think>" not in query)
-    representable = not states_action and not holds_reasoning(text) and one_line
+    thinks = holds_reasoning(text) if query is None else "</think>" in text
+    representable = not states_action and not thinks and one_line
     check_identity(action_format("react"), Action(text, calls), representable)
 
 
@@ -262,7 +274,7 @@ def test_json_names_problems(text: str, problems: list[str], calls: list[Any]) -
 
 def test_formats_are_found_by_name() -> None:
     assert [fmt.name for fmt in FORMATS] == [*NAMES, "webdancer"]
-    assert FORMATS[:3] == [FencedBash(), HermesTags(), PlainJson()]
+    assert FORMATS[:4] == [FencedBash(), FencedSql(), HermesTags(), PlainJson()]
     with pytest.raises(UserError, match="nearest is 'hermes'"):
         action_format("herms")
 
