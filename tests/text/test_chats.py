@@ -274,6 +274,7 @@ def test_templates_that_know_no_tools_are_told_in_the_system_message(name: str) 
     shown = fmt.print(dialogue().messages[1].action).replace('"find_user_id_by_name_zip"', "N")
     form = system["content"].split("A call is ")[1].partition("\n")[2]
     assert form.split("<function name>")[0] == shown.split("N")[0]
+    assert form.split("<function name>")[1].split("<")[0] == shown.split("N")[1].split("{")[0]
     assert form.split("arguments>")[1] == shown.split('"98178"}')[1]
     assert with_tools(chat[1:], RECORD["tools"], fmt)[0]["role"] == "system"
     assert with_tools(chat, (), fmt) == chat
@@ -313,6 +314,19 @@ def test_results_given_as_the_users_are_marked_by_the_format(name: str, expected
     as_user = to_chat(result, fmt, RenderSettings(tool_role="user"))
     assert as_user == {"role": "user", "content": expected}
     assert to_chat(result, fmt) == {"role": "tool", "content": "r {}"}
+
+
+def test_clipped_results_keep_their_marks() -> None:
+    tokens = tokenizer("<|im_end|>")
+    (trunk,) = render(
+        dialogue(), tokens, ChatTemplate(CHATML), action_format("hermes"), Clip(observation=40),
+        10**9, RenderSettings(tool_role="user"),
+    ).trunks  # fmt: skip
+    text = tokens.decode(trunk.tokens.tolist())
+    found = dialogue().messages[8].content
+    line = f"[... {len(found) - 40} tokens left out ...]"
+    marked = f"<tool_response>\n{found[:20]}\n{line}\n{found[-20:]}\n</tool_response>"
+    assert f"user\n{marked}<|im_end|>" in text
 
 
 def test_templates_are_told_one_day() -> None:
