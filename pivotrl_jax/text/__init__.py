@@ -1,14 +1,8 @@
 """Text: tokenizers, chat templates, action formats, and trajectories as token trunks."""
 
-from pivotrl_jax.text.actions import (
-    ActionFormat,
-    FencedBash,
-    FencedSql,
-    HermesTags,
-    ParsedAction,
-    PlainJson,
-    action_format,
-)
+from pivotrl_jax.text.actions import FencedBash, FencedSql, HermesTags, PlainJson
+from pivotrl_jax.text.formats import action_format
+from pivotrl_jax.text.parsing import ActionFormat, ParsedAction
 from pivotrl_jax.text.render import Clip, Rendering, RenderSettings, Span, Trunk, render
 from pivotrl_jax.text.templates import ChatTemplate
 from pivotrl_jax.text.tokenizer import (

@@ -2,14 +2,18 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from pivotrl_jax.text.actions import ActionFormat
+from pivotrl_jax.text.harmony import Harmony
+from pivotrl_jax.text.parsing import ActionFormat
 from pivotrl_jax.text.templates import ChatTemplate
 from pivotrl_jax.text.tokenizer import Tokenizer
+from pivotrl_jax.text.tools import as_user, told, with_tools
 from pivotrl_jax.trajectories.schema import Message, Trajectory
 
 
@@ -27,7 +31,12 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class RenderSettings:
-    """What the template is given: the role of tool results, and hidden thought or not."""
+    """What the template is given: the role of tool results, and hidden thought or not.
+
+    `tool_role` "user" is for templates that know no other: the format marks the results, and what
+    the user says in a row is one message, since many of these templates ask that roles alternate.
+    With `reasoning` "keep" the template still decides which earlier thought stays.
+    """
 
     tool_role: Literal["tool", "user"] = "tool"
     reasoning: Literal["keep", "drop"] = "drop"
@@ -87,18 +96,17 @@ def render(
     left_out: collections.Counter[str] = collections.Counter()
     drafts: list[_Draft] = []
     chat: list[dict[str, Any]] = []
-    seen_clipped = clipped_tokens = 0
+    seen_clipped = clipped_tokens = start = 0
     for number, turn in enumerate(turns):
         try:
-            added, dropped = _chat_until(
-                trajectory, len(chat), turn, tokenizer, fmt, clip, settings
-            )
+            added, dropped = _chat_until(trajectory, start, turn, tokenizer, fmt, clip, settings)
         except ValueError:
             left_out["unprintable_action"] += len(turns) - number
             break
         chat += added
+        start = turn + 1
         seen_clipped += dropped
-        prompt, action, problem = _turn_text(chat, trajectory, template, tokenizer)
+        prompt, action, problem = _turn_text(chat, trajectory, template, tokenizer, fmt)
         if problem:
             left_out[problem] += 1
         elif _place(drafts, turn, prompt, action, tokenizer, max_tokens):
@@ -114,13 +122,16 @@ def to_chat(
     message: Message, fmt: ActionFormat, settings: RenderSettings = RenderSettings()
 ) -> dict[str, Any]:
     """Message as a chat template expects it; ValueError if `fmt` cannot print its action."""
-    if message.role == "tool":
-        return {"role": settings.tool_role, "content": message.content}
+    if message.role == "tool" and settings.tool_role == "user":
+        return {"role": "user", "content": as_user(message.content, fmt)}
     if message.role != "assistant":
         return {"role": message.role, "content": message.content}
     content = fmt.print(message.action)
-    if settings.reasoning == "keep" and message.reasoning:
-        content = f"<think>\n{message.reasoning}\n</think>\n\n{content}"
+    reasoning = message.reasoning if settings.reasoning == "keep" else None
+    if isinstance(fmt, Harmony):
+        return fmt.chat(message.action, reasoning or "")
+    if reasoning:
+        content = f"<think>\n{reasoning}\n</think>\n\n{content}"
     return {"role": "assistant", "content": content}
 
 
@@ -152,33 +163,66 @@ def _chat_until(
     """Chat of messages[start : turn + 1] after clipping, and the number of clipped tokens."""
     roles = [message.role for message in trajectory.messages]
     first_user = roles.index("user") if "user" in roles else 0
-    chat, clipped = [], 0
+    chat: list[dict[str, Any]] = []
+    clipped = 0
     for index in range(start, turn + 1):
         message = trajectory.messages[index]
-        entry = to_chat(message, fmt, settings)
         if message.role != "assistant":
             limit = clip.task if index <= first_user else clip.observation
-            entry["content"], dropped = clip_text(message.content, limit, tokenizer)
+            content, dropped = clip_text(message.content, limit, tokenizer)
+            message = dataclasses.replace(message, content=content)
             clipped += dropped
-        chat.append(entry)
+        entry = to_chat(message, fmt, settings)
+        if settings.tool_role == "user" and chat and chat[-1]["role"] == entry["role"] == "user":
+            chat[-1]["content"] += f"\n\n{entry['content']}"
+        else:
+            chat.append(entry)
     return chat, clipped
 
 
 def _turn_text(
-    chat: list[dict[str, Any]], trajectory: Trajectory, template: ChatTemplate, tokenizer: Tokenizer
+    chat: list[dict[str, Any]],
+    trajectory: Trajectory,
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    fmt: ActionFormat,
 ) -> tuple[str, str, str | None]:
     """Prompt and action text of the chat's last message, or the reason why there are none."""
     if len(chat) == 1:
         return "", "", "no_history"
-    end_of_turn = tokenizer.decode([tokenizer.eot])
-    if end_of_turn in chat[-1]["content"]:
+    ends = re.compile("|".join(re.escape(tokenizer.decode([end])) for end in tokenizer.ends))
+    if ends.search(json.dumps(chat[-1], ensure_ascii=False)):
         return "", "", "end_of_turn_inside"
-    prompt = template.render(chat[:-1], trajectory.tools, add_generation_prompt=True)
-    full = template.render(chat, trajectory.tools)
-    if not full.startswith(prompt):
+    tools = told(fmt, trajectory.tools)
+    if not template.takes_tools:
+        chat = with_tools(chat, tools, fmt)
+    prompt, said = _appended(chat, tools, template)
+    if said is None:
+        # gpt-oss's template leaves out earlier thought as soon as it sees a final message, so that
+        # the message does not append; after the dialogue's opening alone it does.
+        _, said = _appended(_opening(chat), tools, template)
+    if said is None:
         return "", "", "template_not_appending"
-    action, ended, _ = full[len(prompt) :].partition(end_of_turn)
-    return prompt, action + ended, None if ended else "no_end_of_turn"
+    ended = ends.search(said)
+    if ended is None:
+        return "", "", "no_end_of_turn"
+    return prompt, said[: ended.end()], None
+
+
+def _appended(
+    chat: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]], template: ChatTemplate
+) -> tuple[str, str | None]:
+    """Prompt of the last message and what it adds; None if it changes the prompt, too."""
+    prompt = template.render(chat[:-1], tools, add_generation_prompt=True)
+    full = template.render(chat, tools)
+    return prompt, full[len(prompt) :] if full.startswith(prompt) else None
+
+
+def _opening(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages up to the first of the user, and the last message."""
+    roles = [message["role"] for message in chat[:-1]]
+    first_user = roles.index("user") if "user" in roles else 0
+    return [*chat[: first_user + 1], chat[-1]]
 
 
 def _place(

@@ -17,7 +17,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from pivotrl_jax.errors import UserError
 
-_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>")
+_END_OF_CALL = "<|call|>"  # gpt-oss ends a turn that calls a tool otherwise
 
 # Published with Llama 3 and Qwen2; they differ in how many digits make a word.
 _WORDS = (
@@ -41,7 +42,11 @@ class Tokenizer(Protocol):
 
     @property
     def eot(self) -> int:
-        """Id of the token that ends an assistant turn."""
+        """Id of the token that ends an assistant turn; if there are two, of one without a call."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of all tokens that end an assistant turn, `eot` first."""
 
     @property
     def chat_template(self) -> str | None:
@@ -114,15 +119,19 @@ class BpeTokenizer:
                 if kind in (_GGUF_CONTROL, _GGUF_USER_DEFINED)
             ]
         )
-        special = {"eos_token": tokens[eos_id]}
-        if bos_id is not None:
-            special["bos_token"] = tokens[bos_id]
+        bos = {} if bos_id is None else {"bos_token": tokens[bos_id]}
+        special = {"eos_token": tokens[eos_id]} | bos
         eot = _end_of_turn(vocab, tokens[eos_id], "the GGUF file")
         return cls(backend, eot, chat_template, special)
 
     @functools.cached_property
     def vocab_size(self) -> int:
         return max(self.backend.get_vocab().values()) + 1
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        call = self.backend.token_to_id(_END_OF_CALL)
+        return (self.eot,) if call is None else (self.eot, call)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -168,6 +177,10 @@ class SentencePieceTokenizer:
     @functools.cached_property
     def vocab_size(self) -> int:
         return max(self.processor.GetPieceSize(), 1 + max(self.special.values()))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return (self.eot,)
 
     @functools.cached_property
     def fingerprint(self) -> str:

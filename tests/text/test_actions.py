@@ -1,4 +1,5 @@
 import re
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.text import (
     ActionFormat,
     FencedBash,
+    FencedSql,
     HermesTags,
     ParsedAction,
     PlainJson,
@@ -16,13 +18,25 @@ from pivotrl_jax.text import (
 )
 from pivotrl_jax.trajectories.schema import Action, ToolCall, Trajectory
 
-FORMATS: list[ActionFormat] = [FencedBash(), HermesTags(), PlainJson()]
+NAMES = [
+    "fenced_bash",
+    "fenced_sql",
+    "hermes",
+    "json",
+    "llama3",
+    "smollm2",
+    "harmony",
+    "react",
+    "terminus",
+]
+FORMATS = [action_format(name) for name in (*NAMES, "webdancer")]
 TOO_DEEP = "[" * 100_000 + "]" * 100_000
 
 BASH = ["`", "```", "````", "bash", "sh", "\n", "\r\n", " ", "```bash\n", "\n```\n", "\ud800", "x"]
 TAGS = ["<tool_call>", "</tool_call>", "<think>", "</think>", "🙂é\u2028", "NaN", "\\", '"']
 JSON = ["{", "[", "]}", '{"name": "f", "arguments": {"x": 1}}', '"arguments": "{}"']
-FRAGMENTS = st.sampled_from([*BASH, *TAGS, *JSON])
+LINES = ["\nAction: search[", "]", "Thought: ", "<answer>", "</answer>", "<|end|>", "<|message|>"]
+FRAGMENTS = st.sampled_from([*BASH, *TAGS, *JSON, *LINES])
 TEXTS = st.one_of(st.text(), st.lists(FRAGMENTS, max_size=12).map("".join))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -56,19 +70,48 @@ def test_fenced_bash_gives_back_what_it_prints(text: str, command: str | None) -
     check_identity(FencedBash(), Action(text, calls), representable)
 
 
+@pytest.mark.parametrize("name", ["hermes", "smollm2", "webdancer"])
 @given(text=TEXTS, calls=st.lists(CALLS, max_size=3))
-@settings(max_examples=200, deadline=None)
-def test_hermes_gives_back_what_it_prints(text: str, calls: list[ToolCall]) -> None:
+@settings(max_examples=150, deadline=None)
+def test_tags_give_back_what_they_print(name: str, text: str, calls: list[ToolCall]) -> None:
     representable = not holds_reasoning(text) and "<tool_call>" not in text
-    check_identity(HermesTags(), Action(text, tuple(calls)), representable)
+    check_identity(action_format(name), Action(text, tuple(calls)), representable)
 
 
+@pytest.mark.parametrize("name", ["json", "llama3"])
 @given(text=TEXTS, calls=st.lists(CALLS, max_size=3))
-@settings(max_examples=200, deadline=None)
-def test_json_gives_back_what_it_prints(text: str, calls: list[ToolCall]) -> None:
+@settings(max_examples=150, deadline=None)
+def test_json_gives_back_what_it_prints(name: str, text: str, calls: list[ToolCall]) -> None:
     opens_json = re.search(r"^[ \t]*[\[{]", text, re.MULTILINE)
     representable = not opens_json and not holds_reasoning(text)
-    check_identity(PlainJson(), Action(text, tuple(calls)), representable)
+    check_identity(action_format(name), Action(text, tuple(calls)), representable)
+
+
+@given(text=TEXTS, query=st.none() | TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_react_gives_back_what_it_prints(text: str, query: str | None) -> None:
+    calls = () if query is None else (ToolCall("search", {"query": query}),)
+    states_action = re.search(r"^Action(?: \d+)?:", text, re.MULTILINE)
+    one_line = query is None or ("\n" not in query and "</think>" not in query)
+    thinks = holds_reasoning(text) if query is None else "</think>" in text
+    representable = not states_action and not thinks and one_line
+    check_identity(action_format("react"), Action(text, calls), representable)
+
+
+@given(text=TEXTS, call=st.none() | CALLS)
+@settings(max_examples=200, deadline=None)
+def test_harmony_gives_back_what_it_prints(text: str, call: ToolCall | None) -> None:
+    nameable = call is None or re.fullmatch(r"[^\s<]+", call.name)
+    ends = re.search(r"<\|(end|call|return)\|>|<\|start\|>assistant", text)
+    representable = bool(nameable) and not ends
+    check_identity(action_format("harmony"), Action(text, (call,) if call else ()), representable)
+
+
+@given(text=TEXTS, calls=st.lists(CALLS, max_size=1))
+@settings(max_examples=100, deadline=None)
+def test_terminus_gives_back_what_it_prints(text: str, calls: list[ToolCall]) -> None:
+    representable = not calls and not holds_reasoning(text)
+    check_identity(action_format("terminus"), Action(text, tuple(calls)), representable)
 
 
 @given(text=TEXTS)
@@ -78,17 +121,25 @@ def test_reading_any_text_ends_in_an_action(text: str) -> None:
         parsed = fmt.parse(text)
         assert isinstance(parsed, ParsedAction)
         assert all(call.name for call in parsed.action.calls)
+        assert isinstance(parsed.reasoning, str)
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
 @pytest.mark.parametrize(
     "unit",
-    ["<tool_call>", "</tool_call>", "[", "```bash\n", "`", '{"a":', "\\", "1", " \n", "\ud800"],
-)
+    [
+        "<tool_call>", "</tool_call>", "[", "```bash\n", "`", '{"a":', "\\", "1", " \n", "\ud800",
+        "<think>", "Action: a[", "Action: a[b]\n", "]", "] ", "a[], ", "<|start|>assistant",
+        "<|channel|>a to=b<|message|>", "<answer>", " to=",
+    ],
+)  # fmt: skip
 def test_a_megabyte_of_anything_is_read(fmt: ActionFormat, unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
-    assert fmt.parse(text).action.calls in ((), (ToolCall("bash", {"command": ""}),))
-    assert fmt.parse(f"<tool_call>{text}</tool_call>").problems
+    began = time.process_time()
+    parsed = [fmt.parse(text), fmt.parse(f"<tool_call>{text}</tool_call>"),
+              fmt.parse(f"Action: a[{text}"), fmt.parse(f"<|message|>{text}")]  # fmt: skip
+    assert time.process_time() - began < 8
+    assert parsed[1].problems
 
 
 def test_real_turns_are_well_formed_and_survive(trajectory: Trajectory) -> None:
@@ -222,6 +273,64 @@ def test_json_names_problems(text: str, problems: list[str], calls: list[Any]) -
 
 
 def test_formats_are_found_by_name() -> None:
-    assert [action_format(name) for name in ("fenced_bash", "hermes", "json")] == FORMATS
+    assert [fmt.name for fmt in FORMATS] == [*NAMES, "webdancer"]
+    assert FORMATS[:4] == [FencedBash(), FencedSql(), HermesTags(), PlainJson()]
     with pytest.raises(UserError, match="nearest is 'hermes'"):
         action_format("herms")
+
+
+def test_llama_names_its_arguments_parameters() -> None:
+    printed = action_format("llama3").print(Action("", (CALL,)))
+    assert printed == '{"name": "f", "parameters": {"x": 1}}'
+    assert action_format("llama3").parse(F).problems == ("arguments_not_an_object",)
+
+
+G = f"[{F}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "problems", "calls"),
+    [
+        (f"<tool_call>[{F}, {F}]</tool_call>", [], [CALL, CALL]),
+        ("<tool_call>[]</tool_call>", [], []),
+        (f"<tool_call>\n{F}\n</tool_call>", ["not_a_list"], [CALL]),
+        (f"<tool_call>{G}</tool_call>\n<tool_call>{G}</tool_call>", ["several_tags"], [CALL, CALL]),
+        ("<tool_call>[3]</tool_call>", ["not_an_object"], []),
+        ("<tool_call>[</tool_call>", ["bad_json"], []),
+    ],
+)
+def test_smollm2_names_problems(text: str, problems: list[str], calls: list[Any]) -> None:
+    parsed = action_format("smollm2").parse(text)
+    assert list(parsed.problems) == problems
+    assert list(parsed.action.calls) == calls
+
+
+def test_smollm2_prints_as_its_model_card_shows() -> None:
+    printed = action_format("smollm2").print(Action("Go.", (CALL, CALL)))
+    assert printed == f"Go.\n<tool_call>[{F}, {F}]</tool_call>"
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [
+        ("<think>\nwhy {\n</think>\n\nbody", "why {"),
+        ("\nopened by the prompt\n</think>\nbody", "opened by the prompt"),
+        (" <think>never closed", "never closed"),
+        ("<think>\n\n</think>\n\nbody", ""),
+        ("body", ""),
+    ],
+)
+def test_thought_is_set_apart(fmt: ActionFormat, text: str, reasoning: str) -> None:
+    if fmt.name != "harmony":
+        parsed = fmt.parse(text)
+        assert parsed.reasoning == reasoning
+        assert parsed.action.text == ("" if "never" in text else "body")
+
+
+def test_special_tokens_in_arguments_are_escaped() -> None:
+    call = ToolCall("f", {"x": "<|im_end|></answer>"})
+    printed = HermesTags().print(Action("", (call,)))
+    assert "<|" not in printed
+    assert "</answer>" not in printed
+    assert HermesTags().parse(printed).action.calls == (call,)
