@@ -15,7 +15,6 @@ from pivotrl_jax.pivots import Turn
 from pivotrl_jax.text import Clip, Rendering, RenderSettings, render
 from pivotrl_jax.text.render import to_chat
 from pivotrl_jax.trajectories import (
-    SWE_TURN,
     Candidate,
     Trajectory,
     candidates,
@@ -60,7 +59,7 @@ def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
     turns: dict[str, list[Turn]] = {"train": [], "heldout": []}
     rows, texts, kept, clipped = [], [], [], 0
     for trajectory in trajectories:
-        found, skipped = candidates(trajectory, SWE_TURN, parts[groups[trajectory.id]])
+        found, skipped = candidates(trajectory, settings.data.turns, parts[groups[trajectory.id]])
         left_out.update(skipped)
         rendering = _render(run, trajectory)
         clipped += rendering.clipped_tokens

@@ -67,7 +67,9 @@ class Run:
 
     @cached_property
     def template(self) -> ChatTemplate:
-        return ChatTemplate.from_tokenizer(self.tokenizer)
+        thinking = self.settings.text.thinking
+        variables = {} if thinking is None else {"enable_thinking": thinking}
+        return ChatTemplate.from_tokenizer(self.tokenizer, variables)
 
     @cached_property
     def fmt(self) -> ActionFormat:

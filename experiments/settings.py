@@ -16,6 +16,7 @@ from pivotrl_jax.parallel import MeshSettings
 from pivotrl_jax.pivots import SelectionSettings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
+from pivotrl_jax.trajectories import SWE_TURN, TurnRule
 
 Settings_ = TypeVar("Settings_")
 
@@ -24,7 +25,8 @@ Settings_ = TypeVar("Settings_")
 class DataSettings:
     """`path` is a file, a directory or a glob; `limit` trajectories are read (None: all).
 
-    Trajectories of one `split_by`, "task_id" or the name of a fact, are never split.
+    Trajectories of one `split_by`, "task_id" or the name of a fact, are never split. `turns` says
+    which assistant turns may be candidates.
     """
 
     path: str
@@ -32,6 +34,7 @@ class DataSettings:
     limit: int | None = None
     heldout_share: float = 0.2
     split_by: str = "task_id"
+    turns: TurnRule = SWE_TURN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,8 @@ class TextSettings:
     """How trajectories become tokens; see `pivotrl_jax.text.render`.
 
     A turn is a candidate when history and action fit `trunk_tokens` and the expert's action fits
-    the token cap of its rollouts.
+    the token cap of its rollouts. `thinking` is what a template that asks for `enable_thinking` is
+    told (None: nothing).
     """
 
     action_format: str
@@ -48,6 +52,7 @@ class TextSettings:
     clip_observation: int | None
     clip_task: int | None
     reasoning: Literal["keep", "drop"] = "drop"
+    thinking: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
