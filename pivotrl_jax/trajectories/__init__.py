@@ -1,6 +1,8 @@
 """Expert trajectories: reading and writing files, turns that may be trained on, splits."""
 
-from pivotrl_jax.trajectories.formats import BASH_TOOL, FORMATS
+from pivotrl_jax.trajectories.coding import BASH_TOOL
+from pivotrl_jax.trajectories.fold import Sharing, fold
+from pivotrl_jax.trajectories.formats import FORMATS
 from pivotrl_jax.trajectories.readers import ReadAudit, Rejected, read, rows
 from pivotrl_jax.trajectories.schema import (
     NO_CONTEXT,
@@ -27,12 +29,14 @@ __all__ = [
     "Message",
     "ReadAudit",
     "Rejected",
+    "Sharing",
     "Split",
     "ToolCall",
     "Trajectory",
     "TurnRule",
     "candidates",
     "check_disjoint",
+    "fold",
     "read",
     "rows",
     "split",
