@@ -18,12 +18,16 @@ def json_digest(value: Any) -> bytes:
 
 def digest(message: Message) -> bytes:
     """Equal for equal messages."""
-    return json_digest([message.reasoning, message.failed, *_said(message)])
+    return json_digest([message.reasoning, message.failed, message.content, *_done(message)])
 
 
 def action_digest(message: Message) -> bytes:
-    """Equal for messages that say and call the same; reasoning is not looked at."""
-    return json_digest(_said(message))
+    """Equal for messages that say and call the same.
+
+    Reasoning is not looked at, nor is white space around the text, which taking the reasoning out
+    leaves behind.
+    """
+    return json_digest([message.content.strip(), *_done(message)])
 
 
 def prefix_digests(messages: tuple[Message, ...]) -> list[bytes]:
@@ -36,6 +40,5 @@ def prefix_digests(messages: tuple[Message, ...]) -> list[bytes]:
     return found
 
 
-def _said(message: Message) -> list[Any]:
-    calls = [[call.name, call.arguments] for call in message.calls]
-    return [message.role, message.content, calls]
+def _done(message: Message) -> list[Any]:
+    return [message.role, [[call.name, call.arguments] for call in message.calls]]

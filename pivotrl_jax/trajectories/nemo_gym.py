@@ -8,6 +8,7 @@ from typing import Any
 from pivotrl_jax.trajectories.parsing import BadRow, prompt_task, text, trajectory
 from pivotrl_jax.trajectories.responses import from_tools, read_call, to_messages
 from pivotrl_jax.trajectories.schema import Message, Trajectory
+from pivotrl_jax.trajectories.terminal import harness
 
 # What the messages and tools of the trajectory hold; everything else of a row is a fact.
 DIALOGUE = frozenset({"responses_create_params", "expected_action", "expected_answer", "response"})
@@ -20,40 +21,39 @@ def nemo_gym_pivot(row: Mapping[str, Any], source: str) -> Trajectory:
     """A pivot row: its history and the expert's turn, which is the only candidate.
 
     The expert is `expected_action`, else `expected_answer`, else one of both in `metadata`. All
-    other fields are facts of that turn, and "harness" also where only `metadata` has it, as are
-    non-null parameters of the request. The id is `source`: published ids are not of rows. Raises
-    BadRow, also when the history gives the expert's turn or its reasoning away.
+    other fields are facts of that turn: "harness" also where only `metadata` or the answer itself
+    tells it, and "responses_create_params" what the request states beside dialogue and tools. The
+    id is `source`, for published ids are not always those of rows. Raises BadRow, also when the
+    history gives the expert's turn or its reasoning away.
     """
     request = _request(row)
     history, expert = _history(request), _expert(row)
     if history and history[-1].role == "assistant":
         _check_leak(history[-1], expert)
     messages = [*history, expert]
-    pivots = {len(history): _facts(row, request)}
+    facts = _facts(row, request, expert)
     stated = _stated(row, request, messages)
     # The row's own reward, if any, is that of a sampled answer, not of the expert.
     info = row.get("conversation_info")
     reward = info.get("reward") if isinstance(info, dict) else None
     named = {**stated, "reward": reward}
-    return trajectory(
-        named, source, messages, _domain(row), pivots=pivots, task=str(stated["task_id"])
-    )
+    return trajectory(named, source, messages, _domain(row, facts), pivots={len(history): facts})
 
 
 def nemo_gym_rollout(row: Mapping[str, Any], source: str) -> Trajectory:
     """A rollout: `responses_create_params` and `response`, or `input`, `output` and `tools`.
 
-    Facts: "harness". Raises BadRow.
+    Facts: "harness". The id is `source`, for rollouts of one task share theirs. Raises BadRow.
     """
     request = _request(row) if "responses_create_params" in row else row
     response = row.get("response", row)
-    if not isinstance(response, dict):
-        raise BadRow("malformed_response")
+    if not isinstance(response, dict) or "output" not in response:
+        raise BadRow("no_response")
     messages = [*_history(request), *to_messages(response.get("output"))]
     stated = _stated(row, request, messages)
-    named = {**stated, "id": row.get("id"), "reward": row.get("reward")}
+    named = {**stated, "reward": row.get("reward")}
     facts = {"harness": row["harness"]} if "harness" in row else {}
-    return trajectory(named, source, messages, _domain(row), facts=facts)
+    return trajectory(named, source, messages, _domain(row, facts), facts=facts)
 
 
 def states_expert(row: Mapping[str, Any]) -> bool:
@@ -151,11 +151,13 @@ def _check_leak(last: Message, expert: Message) -> None:
         raise BadRow("pivot_reasoning_in_input")
 
 
-def _facts(row: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(row: Mapping[str, Any], request: Mapping[str, Any], expert: Message) -> dict[str, Any]:
     facts = {name: value for name, value in row.items() if name not in DIALOGUE}
     metadata = row.get("metadata")
-    if isinstance(metadata, dict) and "harness" in metadata:
-        facts.setdefault("harness", metadata["harness"])
+    in_metadata = metadata.get("harness") if isinstance(metadata, dict) else None
+    kind = in_metadata or (None if expert.calls else harness(expert.content))
+    if kind is not None:
+        facts.setdefault("harness", kind)
     action = row.get("expected_action")
     if isinstance(action, dict) and "ordered" in action:
         facts["ordered"] = action["ordered"]
@@ -164,12 +166,10 @@ def _facts(row: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]
     return {**facts, "responses_create_params": rest} if rest else facts
 
 
-def _domain(row: Mapping[str, Any]) -> str:
-    """The domain that a row's agent or harness tells, where the row does not state it."""
+def _domain(row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The domain that a row's harness or agent tells, where the row does not state it."""
     agent = row.get("agent_ref")
     name = str(agent.get("name", "")) if isinstance(agent, dict) else ""
-    metadata = row.get("metadata")
-    in_metadata = isinstance(metadata, dict) and "harness" in metadata
-    if "harness" in row or in_metadata or "termin" in name:
+    if "harness" in facts:
         return "terminal"
     return "coding" if "swe" in name else "tool_use"

@@ -150,10 +150,14 @@ def trajectory(
 
 
 def prompt_task(messages: Iterable[Message]) -> str:
-    """A task named by its prompt: equal messages up to the first of a user are one task."""
+    """A task named by its prompt: equal messages up to the first of a user are one task.
+
+    White space at the ends is not looked at: FireAct has questions that differ in nothing else.
+    """
     messages = list(messages)
     users = [i for i, each in enumerate(messages) if each.role == "user"]
-    prompt = json.dumps([each.content for each in messages[: users[0] + 1 if users else 1]])
+    said = [each.content.strip() for each in messages[: users[0] + 1 if users else 1]]
+    prompt = json.dumps(said)
     return "prompt-" + hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 

@@ -17,6 +17,8 @@ def write_openai_chat(trajectories: Iterable[Trajectory], path: Path) -> None:
 
 
 def _row(trajectory: Trajectory) -> dict[str, Any]:
+    facts = {"facts": dict(trajectory.facts)} if trajectory.facts else {}
+    pivots = {} if trajectory.pivots is None else {"pivots": dict(trajectory.pivots)}
     return {
         "id": trajectory.id,
         "task_id": trajectory.task_id,
@@ -24,6 +26,8 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         "reward": trajectory.reward,
         "tools": list(trajectory.tools),
         "messages": _entries(trajectory.messages),
+        **facts,
+        **pivots,
     }
 
 
