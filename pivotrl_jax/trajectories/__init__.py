@@ -3,6 +3,8 @@
 from pivotrl_jax.trajectories.coding import BASH_TOOL
 from pivotrl_jax.trajectories.fold import Sharing, fold
 from pivotrl_jax.trajectories.formats import FORMATS
+from pivotrl_jax.trajectories.leaks import check_leaks, join_tasks
+from pivotrl_jax.trajectories.nemo_gym_rows import RowSettings, write_nemo_gym
 from pivotrl_jax.trajectories.readers import ReadAudit, Rejected, read, rows
 from pivotrl_jax.trajectories.schema import (
     NO_CONTEXT,
@@ -29,6 +31,7 @@ __all__ = [
     "Message",
     "ReadAudit",
     "Rejected",
+    "RowSettings",
     "Sharing",
     "Split",
     "ToolCall",
@@ -36,9 +39,12 @@ __all__ = [
     "TurnRule",
     "candidates",
     "check_disjoint",
+    "check_leaks",
     "fold",
+    "join_tasks",
     "read",
     "rows",
     "split",
+    "write_nemo_gym",
     "write_openai_chat",
 ]
