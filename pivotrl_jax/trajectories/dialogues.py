@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.trajectories.parsing import BadRow, call, entries, objects, text, trajectory
-from pivotrl_jax.trajectories.schema import Message, Trajectory
+from pivotrl_jax.trajectories.schema import Message, Role, Trajectory
+
+SPEAKERS: Mapping[str, Role] = MappingProxyType({"User": "user", "AI": "assistant"})
 
 
 def tau2(row: Mapping[str, Any], source: str) -> Trajectory:
@@ -52,16 +55,14 @@ def api_bank(row: Mapping[str, Any], source: str) -> Trajectory:
     """
     messages: list[Message] = []
     for event in entries(row, "events"):
-        if event.get("role") in SPEAKERS:
-            messages.append(Message(SPEAKERS[event["role"]], text(event.get("text"))))
+        role = SPEAKERS.get(str(event.get("role")))
+        if role is not None:
+            messages.append(Message(role, text(event.get("text"))))
         elif event.get("role") == "API":
             messages += _api_call(messages, event)
         else:
             raise BadRow("unknown_role")
     return trajectory(row, source, messages, "tool_use")
-
-
-SPEAKERS: Mapping[Any, Any] = {"User": "user", "AI": "assistant"}
 
 
 def _seen_by_agent(entry: Mapping[str, Any]) -> list[Message]:

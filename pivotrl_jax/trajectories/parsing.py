@@ -134,7 +134,6 @@ def trajectory(
     messages = tuple(messages)
     if not any(each.role == "assistant" for each in messages):
         raise BadRow("no_assistant_turn")
-    reward = row.get("reward")
     stated = _stated_pivots(row.get("pivots"), messages)
     return Trajectory(
         id=str(row.get("id") or source),
@@ -143,7 +142,7 @@ def trajectory(
         domain=str(row.get("domain") or domain),
         source=source,
         tools=tools(row.get("tools")) or own_tools,
-        reward=float(reward) if isinstance(reward, int | float) else None,
+        reward=_reward(row.get("reward")),
         facts={**facts, **_facts(row)},
         pivots=pivots if stated is None else stated,
     )
@@ -159,6 +158,13 @@ def prompt_task(messages: Iterable[Message]) -> str:
     said = [each.content.strip() for each in messages[: users[0] + 1 if users else 1]]
     prompt = json.dumps(said)
     return "prompt-" + hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def _reward(stated: Any) -> float | None:
+    try:
+        return float(stated) if isinstance(stated, int | float) else None
+    except OverflowError:
+        raise BadRow("malformed_reward") from None
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, Any]:

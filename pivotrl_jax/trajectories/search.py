@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.trajectories.parsing import (
@@ -17,7 +18,7 @@ from pivotrl_jax.trajectories.parsing import (
 )
 from pivotrl_jax.trajectories.schema import Message, Trajectory
 
-ARGUMENTS: Mapping[str, str] = {"search": "query", "finish": "answer"}
+ARGUMENTS: Mapping[str, str] = MappingProxyType({"search": "query", "finish": "answer"})
 OBSERVATION = "Observation: "
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.trajectories.parsing import (
@@ -18,7 +19,9 @@ from pivotrl_jax.trajectories.parsing import (
 from pivotrl_jax.trajectories.schema import Message, Role, Trajectory
 
 ATIF = "ATIF-v1."
-SOURCES: Mapping[Any, Role] = {"user": "user", "agent": "assistant", "system": "system"}
+SOURCES: Mapping[str, Role] = MappingProxyType(
+    {"user": "user", "agent": "assistant", "system": "system"}
+)
 
 
 def terminus(row: Mapping[str, Any], source: str) -> Trajectory:
@@ -96,7 +99,7 @@ def _without_thought(turn: Message) -> Message:
 
 
 def _step(step: Mapping[str, Any]) -> list[Message]:
-    role = SOURCES.get(step.get("source"))
+    role = SOURCES.get(str(step.get("source")))
     if role is None:
         raise BadRow("unknown_role")
     reasoning = step.get("reasoning_content")
