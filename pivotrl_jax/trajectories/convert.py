@@ -65,7 +65,8 @@ def selected_rewards(run: Path) -> dict[str, list[float]]:
         table = pq.read_table(
             run / "select" / "table.parquet", columns=["candidate_id", "selected"]
         )
-        samples = pq.read_table(run / "profile" / "train", columns=["candidate_id", "reward"])
+        chunks = sorted((run / "profile" / "train").glob("samples-*.parquet"))
+        samples = pq.read_table(chunks, columns=["candidate_id", "reward"])
     except (OSError, ValueError) as error:
         raise UserError(
             f"{run} holds no selected pivots ({error}): give the work directory of a run that has "

@@ -46,8 +46,8 @@ class _Trie:
         self._roots: dict[bytes, int] = {}
 
     def root(self, row: Trajectory) -> int:
-        """Rows with other tools are of another trajectory, whatever their messages say."""
-        key = json_digest([row.domain, list(row.tools)])
+        """Rows of another task, or with other tools, are not of one trajectory, even if alike."""
+        key = json_digest([row.task_id, row.domain, list(row.tools)])
         # Negative, so that no node has it.
         return self._roots.setdefault(key, -1 - len(self._roots))
 

@@ -72,6 +72,8 @@ def detect(row: Mapping[str, Any]) -> str:
 def _chat(row: Mapping[str, Any]) -> str:
     """The format of a row with `messages`, told by what its messages look like."""
     stated = entries(row, "messages")
+    if row.get("trajectory_format") == "openai_chat":
+        return "openai_chat"
     if str(row.get("trajectory_format", "")).startswith("mini-swe-agent"):
         return "mini_swe_agent"
     if any("action" in entry and entry.get("role") == "assistant" for entry in stated):
