@@ -55,9 +55,8 @@ def parsed_call(text: str, schemas: Iterable[Mapping[str, Any]] = ()) -> ToolCal
             raise ValueError("not one short call")
         name = ast.unparse(node.func)
         names = _parameters(name, schemas)[: len(node.args)]
-        if len(names) < len(node.args):
-            raise ValueError("a positional argument without a name")
         named = [(each.arg, each.value) for each in node.keywords]
+        # Strict, so that a positional argument without a name is an error.
         pairs = [*zip(names, node.args, strict=True), *named]
         if not all(isinstance(key, str) for key, _ in pairs):
             raise ValueError("unpacked arguments")
