@@ -1,6 +1,9 @@
 """Expert trajectories: reading and writing files, turns that may be trained on, splits."""
 
+from pivotrl_jax.trajectories.fold import Sharing, fold
 from pivotrl_jax.trajectories.formats import FORMATS
+from pivotrl_jax.trajectories.leaks import check_leaks, join_tasks
+from pivotrl_jax.trajectories.nemo_gym_rows import RowSettings, write_nemo_gym
 from pivotrl_jax.trajectories.readers import ReadAudit, Rejected, read, rows
 from pivotrl_jax.trajectories.schema import (
     NO_CONTEXT,
@@ -29,15 +32,21 @@ __all__ = [
     "Message",
     "ReadAudit",
     "Rejected",
+    "RowSettings",
+    "Sharing",
     "Split",
     "ToolCall",
     "Trajectory",
     "TurnRule",
     "candidates",
     "check_disjoint",
+    "check_leaks",
+    "fold",
     "group",
+    "join_tasks",
     "read",
     "rows",
     "split",
+    "write_nemo_gym",
     "write_openai_chat",
 ]

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.trajectories.contexts import is_contexts
 
 PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.traj")
 BLOCK_BYTES = 1 << 16
@@ -29,7 +30,7 @@ class Line:
 def find(path: str | Path) -> list[Path]:
     """Files named by `path`: a file, a directory (searched recursively) or a glob; sorted.
 
-    Raises UserError when there is none.
+    Files of contexts are not among them. Raises UserError when there is none.
     """
     root = Path(path)
     if root.is_file():
@@ -38,7 +39,7 @@ def find(path: str | Path) -> list[Path]:
         found = {file for pattern in PATTERNS for file in root.rglob(pattern)}
     else:
         found = {Path(name) for name in glob.glob(str(path), recursive=True)}
-    files = sorted(file for file in found if file.is_file())
+    files = sorted(file for file in found if file.is_file() and not is_contexts(file))
     if not files:
         raise UserError(
             f"no trajectory file at {str(path)!r}: give a file, a glob, or a directory that holds "

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pivotrl_jax.trajectories.schema import BadRow, Message, ToolCall, Trajectory
+from pivotrl_jax.trajectories.parsing import BadRow
+from pivotrl_jax.trajectories.schema import Message, ToolCall, Trajectory
 from pivotrl_jax.trajectories.tools import BASH_TOOL, SQL_TOOL
 
 SQL_PROMPT = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.trajectories import files
+from pivotrl_jax.trajectories import contexts, files
+from pivotrl_jax.trajectories.dialogues import simulations
+from pivotrl_jax.trajectories.fold import Sharing, fold
 from pivotrl_jax.trajectories.formats import FORMATS, detect
-from pivotrl_jax.trajectories.schema import BadRow, Trajectory
+from pivotrl_jax.trajectories.parsing import BadRow
+from pivotrl_jax.trajectories.schema import Trajectory
 
 QUARANTINE_CHARS = 500
 
@@ -28,42 +32,55 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class ReadAudit:
-    """Counts of rows: lines = read + quarantined + blank; `reasons` add up to `quarantined`."""
+    """Counts of rows: lines = read + quarantined + blank; `reasons` add up to `quarantined`.
+
+    A result file of many runs has as many rows. `formats` counts the rows read, by format;
+    `sharing` says what became of pivot rows, if there were any.
+    """
 
     lines: int
     read: int
     quarantined: int
     blank: int
     reasons: dict[str, int]
+    formats: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
+    sharing: Sharing | None = None
+
+
+@dataclasses.dataclass
+class _Counts:
+    blank: int = 0
+    rejected: list[Rejected] = dataclasses.field(default_factory=list)
+    formats: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 def read(
     path: str | Path, fmt: str = "auto", quarantine: Path | None = None, limit: int | None = None
 ) -> tuple[list[Trajectory], ReadAudit]:
-    """The trajectories of a file, directory or glob, up to `limit`, and the count of every row.
+    """The trajectories of a file, directory or glob, from up to `limit` good rows.
 
-    `fmt` is a key of FORMATS or "auto" (told per row); bad rows go to the JSONL file `quarantine`.
-    Raises UserError when no file is found or no row is good.
+    Every row is counted. Pivot rows cut from one trajectory are folded back into it. `fmt` is a
+    key of FORMATS or "auto" (told per row); bad rows go to the JSONL file `quarantine`. Raises
+    UserError when no file is found or no row is good.
     """
-    trajectories: list[Trajectory] = []
-    rejected: list[Rejected] = []
-    blank = 0
-    for row in rows(path, fmt):
-        if row is None:
-            blank += 1
-        elif isinstance(row, Rejected):
-            rejected.append(row)
-        else:
-            trajectories.append(row)
-        if len(trajectories) == limit:
-            break
+    counts = _Counts()
+    good = itertools.islice(_good(path, fmt, counts), limit)
+    trajectories, sharing = fold(good)
     if quarantine is not None:
-        _write_quarantine(rejected, quarantine)
-    reasons = Counter(row.reason for row in rejected)
+        _write_quarantine(counts.rejected, quarantine)
+    reasons = Counter(row.reason for row in counts.rejected)
     if not trajectories:
         raise UserError(_nothing_read(path, reasons))
-    total = len(trajectories) + len(rejected) + blank
-    return trajectories, ReadAudit(total, len(trajectories), len(rejected), blank, dict(reasons))
+    kept, bad = counts.formats.total(), len(counts.rejected)
+    return trajectories, ReadAudit(
+        lines=kept + bad + counts.blank,
+        read=kept,
+        quarantined=bad,
+        blank=counts.blank,
+        reasons=dict(reasons),
+        formats=dict(counts.formats),
+        sharing=sharing if sharing.rows else None,
+    )
 
 
 def rows(path: str | Path, fmt: str = "auto") -> Iterator[Trajectory | Rejected | None]:
@@ -71,30 +88,58 @@ def rows(path: str | Path, fmt: str = "auto") -> Iterator[Trajectory | Rejected 
 
     Raises UserError when no file is found or `fmt` is unknown.
     """
+    return (outcome for _, outcome in _outcomes(path, fmt))
+
+
+def _good(path: str | Path, fmt: str, counts: _Counts) -> Iterator[Trajectory]:
+    """The trajectories among the outcomes; counts every outcome as it passes."""
+    for name, outcome in _outcomes(path, fmt):
+        if outcome is None:
+            counts.blank += 1
+        elif isinstance(outcome, Rejected):
+            counts.rejected.append(outcome)
+        else:
+            counts.formats[name] += 1
+            yield outcome
+
+
+def _outcomes(path: str | Path, fmt: str) -> Iterator[tuple[str, Trajectory | Rejected | None]]:
+    """The format and the outcome of each row."""
     _check_format(fmt)
     seen: set[str] = set()
     for file in files.find(path):
+        shared = contexts.beside(file)
         for line in files.lines(file):
             if not line.data.strip() and not line.truncated:
-                yield None
+                yield "", None
                 continue
-            try:
-                trajectory = _parse(line, fmt)
-                if trajectory.id in seen:
-                    raise BadRow("duplicate_id")
-            except BadRow as problem:
-                yield _rejected(line, str(problem))
-                continue
-            seen.add(trajectory.id)
-            yield trajectory
+            for name, outcome in _records(line, fmt, shared):
+                if isinstance(outcome, Trajectory) and outcome.id in seen:
+                    outcome = _rejected(line, "duplicate_id")
+                elif isinstance(outcome, Trajectory):
+                    seen.add(outcome.id)
+                yield name, outcome
 
 
-def _parse(line: files.Line, fmt: str) -> Trajectory:
-    if line.truncated:
-        raise BadRow("truncated_file")
-    row = _decode(line.data)
-    name = detect(row) if fmt == "auto" else fmt
-    return FORMATS[name](row, f"{line.file}:{line.number}")
+def _records(
+    line: files.Line, fmt: str, shared: contexts.Contexts
+) -> Iterator[tuple[str, Trajectory | Rejected]]:
+    """What a line holds: one record, or the runs of a tau2-bench result file."""
+    try:
+        if line.truncated:
+            raise BadRow("truncated_file")
+        row = _decode(line.data)
+        records = simulations(row) if "simulations" in row else [row]
+    except BadRow as problem:
+        yield "", _rejected(line, str(problem))
+        return
+    for record in records:
+        try:
+            record = contexts.resolved(record, shared)
+            name = detect(record) if fmt == "auto" else fmt
+            yield name, FORMATS[name](record, f"{line.file}:{line.number}")
+        except BadRow as problem:
+            yield "", _rejected(line, str(problem))
 
 
 def _decode(data: bytes) -> dict[str, Any]:

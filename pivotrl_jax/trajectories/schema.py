@@ -8,10 +8,6 @@ Role = Literal["system", "user", "assistant", "tool"]
 Facts = Mapping[str, Any]
 
 
-class BadRow(Exception):
-    """A row that is no trajectory; its one argument is the reason under which it is counted."""
-
-
 @dataclasses.dataclass(frozen=True)
 class ToolCall:
     """One call of a tool. `arguments` is decoded JSON (normally an object)."""
@@ -54,6 +50,8 @@ class Trajectory:
     `source` is "file:line"; `tools` are OpenAI function schemas; `task_id` groups trajectories
     of one task, so that a split never separates them. `facts` is what a source states beside the
     dialogue and a verifier may ask for, by name: the record's database, a row's threshold.
+    `pivots` are the messages that may become candidates, each with facts of its own, which come
+    before the trajectory's; None means every assistant message.
     """
 
     id: str
@@ -64,10 +62,12 @@ class Trajectory:
     tools: tuple[dict[str, Any], ...] = ()
     reward: float | None = None
     facts: Facts = dataclasses.field(default_factory=dict)
+    pivots: Mapping[int, Facts] | None = None
 
     def before(self, message: int) -> "Context":
-        """What the policy knows when it writes messages[message]."""
-        return Context(self.messages[:message], self.tools, self.facts)
+        """What the policy knows when it writes messages[message], and the facts about that turn."""
+        own = (self.pivots or {}).get(message, {})
+        return Context(self.messages[:message], self.tools, {**self.facts, **own})
 
 
 @dataclasses.dataclass(frozen=True)

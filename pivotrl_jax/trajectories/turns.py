@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from typing import Literal
 
-from pivotrl_jax.trajectories.formats import tool_name
+from pivotrl_jax.trajectories.parsing import tool_name
 from pivotrl_jax.trajectories.schema import Candidate, Message, Trajectory
 
 
@@ -28,7 +28,11 @@ SWE_TURN = TurnRule("swe", one_call=True, succeeded=True)
 def candidates(
     trajectory: Trajectory, rule: TurnRule, split: Literal["train", "heldout"]
 ) -> tuple[list[Candidate], Counter[str]]:
-    """Candidates of `trajectory` in order, and the number of its other turns by reason."""
+    """Candidates of `trajectory` in order, and the number of its other turns by reason.
+
+    A canned greeting ("greeting": text before the user has said anything) is history only, and so
+    is what `Trajectory.pivots` leaves out ("not_a_pivot").
+    """
     found: list[Candidate] = []
     skipped: Counter[str] = Counter()
     turns = (i for i, message in enumerate(trajectory.messages) if message.role == "assistant")
@@ -47,6 +51,10 @@ def _reason_to_skip(trajectory: Trajectory, index: int, rule: TurnRule) -> str |
     declared = {tool_name(tool) for tool in trajectory.tools}
     if index == 0:
         return "no_history"
+    if trajectory.pivots is not None and index not in trajectory.pivots:
+        return "not_a_pivot"
+    if _is_greeting(trajectory.messages, index):
+        return "greeting"
     if not message.calls and not message.content.strip():
         return "empty_action"
     if rule.one_call and not message.calls:
@@ -58,6 +66,15 @@ def _reason_to_skip(trajectory: Trajectory, index: int, rule: TurnRule) -> str |
     if rule.succeeded and any(result.failed for result in _results(trajectory.messages, index)):
         return "failed_call"
     return None
+
+
+def _is_greeting(messages: tuple[Message, ...], index: int) -> bool:
+    before, after = messages[:index], messages[index + 1 :]
+    return (
+        not messages[index].calls
+        and all(message.role == "system" for message in before)
+        and any(message.role == "user" for message in after)
+    )
 
 
 def _results(messages: tuple[Message, ...], index: int) -> tuple[Message, ...]:

@@ -17,13 +17,19 @@ def write_openai_chat(trajectories: Iterable[Trajectory], path: Path) -> None:
 
 
 def _row(trajectory: Trajectory) -> dict[str, Any]:
+    facts = {"facts": dict(trajectory.facts)} if trajectory.facts else {}
+    pivots = {} if trajectory.pivots is None else {"pivots": dict(trajectory.pivots)}
     return {
+        # What an agent's harness wrote can look like that harness's own format.
+        "trajectory_format": "openai_chat",
         "id": trajectory.id,
         "task_id": trajectory.task_id,
         "domain": trajectory.domain,
         "reward": trajectory.reward,
         "tools": list(trajectory.tools),
         "messages": _entries(trajectory.messages),
+        **facts,
+        **pivots,
     }
 
 

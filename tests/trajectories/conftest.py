@@ -53,3 +53,15 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write_rows
+
+
+@pytest.fixture(scope="session")
+def carried() -> Callable[[str], list[dict[str, Any]]]:
+    """The rows of a carried file, or of one in this folder's data, by its name without ending."""
+
+    def rows(name: str) -> list[dict[str, Any]]:
+        folder = SWE.parent if "/" in name else Path(__file__).parent / "data"
+        with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+    return rows

@@ -1,5 +1,6 @@
 """Which turns become candidates, and why the others do not."""
 
+import dataclasses
 from collections import Counter
 
 from pivotrl_jax.trajectories import (
@@ -73,3 +74,23 @@ def test_unknown_tool_skips_the_turn_and_keeps_the_trajectory() -> None:
     assert reasons == {"unknown_tool": 1}
     assert [(candidate.turn, candidate.message) for candidate in kept] == [(1, 3)]
     assert skipped(EVERY_TURN, USER, rm, tools=()) == {}
+
+
+def test_pivots_name_the_candidates_and_their_own_facts() -> None:
+    turn = Message("assistant", "I look.")
+    whole = trajectory(USER, turn, USER, turn, USER, turn)
+    marked = dataclasses.replace(
+        whole, facts={"db": "a", "rate": 1}, pivots={3: {"rate": 2}, 5: {}}
+    )
+    kept, reasons = candidates(marked, EVERY_TURN, "train")
+    assert [(candidate.turn, candidate.message) for candidate in kept] == [(1, 3), (2, 5)]
+    assert reasons == {"not_a_pivot": 1}
+    assert [marked.before(i).facts["rate"] for i in (1, 3, 5)] == [1, 2, 1]
+    assert marked.before(3).facts["db"] == "a"
+
+
+def test_text_before_the_user_has_spoken_is_a_greeting() -> None:
+    hello, system = Message("assistant", "Hello!"), Message("system", "Be kind.")
+    assert skipped(EVERY_TURN, system, hello, USER, hello) == {"greeting": 1}
+    assert skipped(EVERY_TURN, system, hello) == {}
+    assert skipped(EVERY_TURN, system, Message("assistant", "", (LS,)), USER, hello) == {}

@@ -1,0 +1,220 @@
+"""The command line: files to other formats, what they could not hold, and what files hold."""
+
+import dataclasses
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pivotrl_jax.trajectories import EVERY_TURN, Message, ToolCall, Trajectory, candidates, read
+from pivotrl_jax.trajectories.__main__ import main
+from pivotrl_jax.trajectories.losses import losses
+from pivotrl_jax.trajectories.nemo_gym_rules import validate
+
+Write = Callable[..., Path]
+DATA = Path(__file__).parents[2] / "experiments" / "data"
+EXAMPLES = Path(__file__).parent / "data"
+FILES = [
+    DATA / "swe/sweagent_demonstrations.jsonl.gz",
+    DATA / "tool_use/tau2_success.jsonl.gz",
+    DATA / "tool_use/tau2_sft_v1_small.jsonl.gz",
+    DATA / "tool_use/apibank_dialogues.jsonl.gz",
+    DATA / "tool_use/bfcl_multi_turn.jsonl.gz",
+    DATA / "tool_use/bfcl_single_turn.jsonl.gz",
+    DATA / "search/webdancer_sample_traj.jsonl.gz",
+    DATA / "terminal/openthoughts_terminus2_pivots.jsonl.gz",
+    DATA / "terminal/openthoughts_terminus2_trajectories.jsonl.gz",
+    EXAMPLES / "nemo_gym_tool_pivot_examples.jsonl.gz",
+    EXAMPLES / "nemo_gym_rollouts.jsonl.gz",
+]
+
+
+def same(one: Trajectory, other: Trajectory) -> bool:
+    return dataclasses.replace(one, source="") == dataclasses.replace(other, source="")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name.partition(".")[0])
+def test_openai_chat_holds_everything(file: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "chat.jsonl"
+    assert main(["convert", "--to", "openai_chat", str(file), str(out)]) == 0
+    assert "not held nothing" in capsys.readouterr().out
+    originals = read(file)[0]
+    # Also when the format of the copy is told by its looks.
+    for fmt in ("openai_chat", "auto"):
+        copies = read(out, fmt)[0]
+        assert all(same(*pair) for pair in zip(originals, copies, strict=True))
+    assert not list(tmp_path.glob("*quarantine*"))
+
+
+def sample(file: Path, folder: Path) -> Path:
+    """The first rows of a file, with the contexts beside it."""
+    for contexts in file.parent.glob("contexts.json.gz"):
+        shutil.copy(contexts, folder)
+    lines = gzip.decompress(file.read_bytes()).splitlines()[:60]
+    path = folder / file.name.removesuffix(".gz")
+    # Long dialogues with all their tools make pivot rows of megabytes.
+    short = [line for line in lines if len(line) < 60_000]
+    path.write_bytes(b"\n".join(short[:20] if len(short[0]) > 5_000 else short))
+    return path
+
+
+@pytest.mark.parametrize("full", FILES, ids=lambda file: file.name.partition(".")[0])
+def test_pivot_rows_hold_every_turn_that_is_written(full: Path, tmp_path: Path) -> None:
+    file = sample(full, tmp_path)
+    out, again = tmp_path / "out" / "rows.jsonl", tmp_path / "out" / "again.jsonl"
+    options = ["--to", "nemo_gym", "--calls", "batch"]
+    assert main(["convert", *options, str(file), str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(validate(row, batches=True) == [] for row in rows)
+    originals = {each.id: each for each in read(file)[0]}
+    copies, audit = read(out)
+    assert audit.sharing is not None
+    # Two of BFCL's tasks ask and answer the same.
+    repeated = 1 if file.name.startswith("bfcl_multi") else 0
+    assert audit.sharing.repeated == repeated
+    assert sum(len(copy.pivots or {}) for copy in copies) == len(rows) - repeated
+    for copy in copies:
+        original = originals[copy.id]
+        assert (copy.task_id, copy.domain) == (original.task_id, original.domain)
+        assert [m.action for m in copy.messages] == [
+            m.action for m in original.messages[: len(copy.messages)]
+        ]
+        assert [m.reasoning for m in copy.messages] == [
+            m.reasoning for m in original.messages[: len(copy.messages)]
+        ]
+    # Rows that were read and written again are the same rows.
+    assert main(["convert", *options, str(out), str(again)]) == 0
+    written = set(again.read_text().splitlines())
+    assert written <= set(out.read_text().splitlines())
+    assert len(written) == len(rows) - repeated
+
+
+def test_what_rows_cannot_hold_is_counted(tmp_path: Path, capsys: Any) -> None:
+    file = DATA / "tool_use/tau2_success.jsonl.gz"
+    assert main(["convert", "--to", "nemo_gym", str(file), str(tmp_path / "rows.jsonl")]) == 0
+    trajectories = read(file)[0]
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["read"] == "116 of 116 rows as 116 trajectories"
+    assert lines["wrote"].startswith("894 pivot rows")
+    assert lines["skipped"] == "116 greeting, 75 several_calls"
+    lost = lines["not"]
+    assert "191 turns that may become candidates" in lost
+    failed = sum(m.failed for t in trajectories for m in t.messages)
+    assert f"{failed} failed of a message" in lost
+
+
+def test_losses_by_name() -> None:
+    turn = Message("assistant", "Hi.", (ToolCall("ls", {}),), "So.")
+    messages = (Message("user", "Go."), turn, Message("tool", "a", failed=True))
+    whole = Trajectory("t", messages, "task", "d", "a:1", reward=1.0, facts={"db": "x"})
+    assert losses([whole], [whole]) == {}
+    assert losses([whole], []) == {"trajectories": 1}
+    bare = (messages[0], dataclasses.replace(turn, reasoning=None, calls=()))
+    copy = dataclasses.replace(whole, messages=bare, task_id="other", reward=None, facts={})
+    assert losses([whole], [copy]) == {
+        "task_id": 1,
+        "reward": 1,
+        "messages": 1,
+        "calls of a message": 1,
+        "reasoning of a message": 1,
+        "fact 'db' of a turn": 1,
+    }
+    unmarked = dataclasses.replace(whole, pivots={})
+    assert losses([whole], [unmarked]) == {"turns that may become candidates": 1}
+
+
+def test_bad_rows_are_set_aside(write: Write, tmp_path: Path, capsys: Any) -> None:
+    good = {
+        "messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yo."}]
+    }
+    path, out = write(good, b"{", {"messages": []}), tmp_path / "out" / "chat.jsonl"
+    assert main(["convert", "--to", "openai_chat", str(path), str(out)]) == 0
+    assert "bad      1 not_json, 1 empty_messages" in capsys.readouterr().out
+    quarantine = out.with_name("chat.jsonl.quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in quarantine] == [2, 3]
+
+
+def work_directory(path: Path, selected: dict[str, bool], rewards: dict[str, list[Any]]) -> Path:
+    (path / "select").mkdir(parents=True)
+    (path / "profile" / "train").mkdir(parents=True)
+    table = pa.table({"candidate_id": list(selected), "selected": list(selected.values())})
+    pq.write_table(table, path / "select" / "table.parquet")
+    pairs = [(name, reward) for name, own in rewards.items() for reward in own]
+    samples = pa.table({
+        "candidate_id": [name for name, _ in pairs],
+        "reward": pa.array([reward for _, reward in pairs], pa.float64()),
+    })  # fmt: skip
+    pq.write_table(samples, path / "profile" / "train" / "samples-00000.parquet")
+    (path / "profile" / "train" / "manifest.json").write_text("{}")
+    return path
+
+
+def test_selected_pivots_of_a_run_with_their_pass_rates(tmp_path: Path, capsys: Any) -> None:
+    file = DATA / "tool_use/tau2_sft_v1_small.jsonl.gz"
+    ids = [c.id for t in read(file)[0] for c in candidates(t, EVERY_TURN, "train")[0]][:3]
+    run = work_directory(
+        tmp_path / "run",
+        {ids[0]: True, ids[1]: False, ids[2]: True},
+        {ids[0]: [1.0, 0.0, None, 1.0], ids[1]: [1.0], ids[2]: [0.0, 0.0]},
+    )
+    out = tmp_path / "rows.jsonl"
+    command = ["convert", "--to", "nemo_gym", "--agent", "mine", "--run", str(run)]
+    assert main([*command, str(file), str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["uuid"] for row in rows] == [ids[0], ids[2]]
+    assert [(r["pass_rate"], r["pass_rate_total"], r["pass_rate_passed"]) for r in rows] == [
+        (pytest.approx(2 / 3), 3, 2),
+        (0.0, 2, 0),
+    ]
+    assert {row["agent_ref"]["name"] for row in rows} == {"mine"}
+    assert "not_selected" in capsys.readouterr().out
+
+
+def test_a_run_that_does_not_fit_is_named(tmp_path: Path, capsys: Any) -> None:
+    file, out = DATA / "tool_use/tau2_sft_v1_small.jsonl.gz", tmp_path / "rows.jsonl"
+    command = ["convert", "--to", "nemo_gym", str(file), str(out), "--run"]
+    assert main([*command, str(tmp_path / "none")]) == 2
+    assert "holds no selected pivots" in capsys.readouterr().err
+    run = work_directory(tmp_path / "run", {"other#1": True}, {"other#1": [1.0]})
+    assert main([*command, str(run)]) == 2
+    assert "none of the 1 selected pivots" in capsys.readouterr().err
+
+
+def test_errors_are_one_sentence(tmp_path: Path, capsys: Any) -> None:
+    assert main(["inspect", str(tmp_path / "none.jsonl")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: no trajectory file at")
+    assert captured.err.count("\n") == 1
+
+
+def test_inspect(capsys: Any) -> None:
+    assert main(["inspect", str(DATA / "tool_use")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["rows"] == "1049: 1049 read, 0 bad, 0 blank"
+    assert lines["formats"] == "717 bfcl, 187 api_bank, 116 tau2, 29 openai_chat"
+    assert lines["candidates"] == "3076 turns, left out: 145 greeting"
+    assert "folded" not in lines
+    assert sum(int(part.split()[0]) for part in lines["depths"].split(", ")) == 3076
+    assert sum(int(part.split()[0]) for part in lines["kinds"].split(", ")) == 3076
+    assert lines["tools"].endswith("others")
+
+
+def test_inspect_says_what_folding_achieved(capsys: Any) -> None:
+    path = str(DATA / "terminal/openthoughts_terminus2_pivots.jsonl.gz")
+    assert main(["inspect", "--from", "nemo_gym_pivot", path]) == 0
+    out = capsys.readouterr().out
+    assert "225 pivot rows into 43 trajectories (0 repeated); 1880 messages are 458" in out
+    assert "tools         none" in out
+
+
+def test_unknown_formats_are_refused(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["inspect", "--from", "openai", "a.jsonl"])
+    assert "webdancer" in capsys.readouterr().err
