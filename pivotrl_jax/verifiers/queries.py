@@ -15,6 +15,10 @@ _STOP_WORDS = _ARTICLES | frozenset(
     {"of", "in", "on", "at", "for", "to", "by", "and", "is", "are", "was", "were", "be", "do",
      "does", "did"}
 )  # fmt: skip
+_QUESTION_WORDS = frozenset(
+    {"who", "what", "which", "where", "when", "why", "how", "can", "could", "has", "have", "had",
+     "if", "i", "list", "name", "find"}
+)  # fmt: skip
 _SPELT = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
     "eleven", "twelve",
@@ -28,6 +32,18 @@ _PORTS = {"http": 80, "https": 443}
 def query_words(text: str) -> list[str]:
     """The words of a search query: no case, no punctuation, no stop words, numbers by value."""
     return _without(_tokens(text), _STOP_WORDS)
+
+
+def subject_words(text: str) -> list[str]:
+    """The words of a query less those that only make it a question."""
+    return _without(query_words(text), _QUESTION_WORDS)
+
+
+def named_words(text: str) -> frozenset[str]:
+    """The words of a query that name something: capitalised, or with a digit; case-folded."""
+    found = (word for token in text.split() if token.strip("\"'“‘(")[:1].isupper()
+             or any(map(str.isdigit, token)) for word in _tokens(token))  # fmt: skip
+    return frozenset(found) - _STOP_WORDS - _QUESTION_WORDS
 
 
 def answer_words(text: str) -> list[str]:

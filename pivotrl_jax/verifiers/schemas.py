@@ -42,7 +42,7 @@ class Schema:
 
     def _target(self, reference: str) -> Any:
         node: Any = self.root
-        for key in reference.removeprefix("#").strip("/").split("/"):
+        for key in filter(None, reference.removeprefix("#").split("/")):
             node = node.get(key) if isinstance(node, Mapping) else None
         return node
 

@@ -4,7 +4,7 @@ Default recipe:
 
     Recipe("same_keystrokes", accept=(
         ("well_formed", 1.0), ("kind", 1.0), ("schema", 1.0), ("complete", 1.0), ("keys", 1.0),
-        ("directory", 1.0), ("program", 1.0), ("subcommand", 1.0), ("targets", 0.75),
+        ("directory", 1.0), ("program", 1.0), ("subcommand", 1.0), ("targets", 1.0),
         ("pattern", 0.8), ("similarity", 0.5)), alternatively=(("exact", 1.0),))
 """
 
