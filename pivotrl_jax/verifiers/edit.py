@@ -66,7 +66,8 @@ class FileEdits:
                    the other criteria of `Command`
       values       share of other calls, paired one to one, with the same name and arguments
       exact        all of these but "name" are 1
-    `root` is the directory of relative paths.
+    `root` is the directory of relative paths. Other arguments of editing tools and shells (a
+    description, a time limit) are not compared.
     """
 
     root: str = "/testbed"
