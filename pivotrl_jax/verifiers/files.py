@@ -71,7 +71,7 @@ def _tool_edits(name: str, arguments: dict[str, Any]) -> Iterator[Edit]:
     elif isinstance(several := arguments.get("edits"), list):
         for each in several:
             if isinstance(each, dict):
-                yield from _tool_edits("", {"path": path, **each})
+                yield from _tool_edits("", {**each, "path": path, "edits": None})
     elif action == "view" or name.replace("_", "").casefold() in _VIEWS:
         yield _view(path, arguments)
     elif isinstance(line := arguments.get("insert_line"), int) and new is not None:

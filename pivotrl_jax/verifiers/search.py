@@ -160,9 +160,10 @@ def _paired_queries(expected: Part, actual: Part, measure: Callable[[str, str], 
              for part in (expected, actual)]  # fmt: skip
     if not all(sides):
         return float(not any(sides))
-    surplus = max(len(expected.queries), len(actual.queries)) > _MAX_QUERIES
+    if max(len(expected.queries), len(actual.queries)) > _MAX_QUERIES:
+        return float(expected.queries == actual.queries)
     found = paired(sides[0], sides[1], lambda a, b: {"score": measure(a, b)}, ("score",))
-    return 0.0 if surplus else found["score"]
+    return found["score"]
 
 
 def _common_words(expected: str, actual: str) -> float:

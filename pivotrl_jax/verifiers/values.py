@@ -47,8 +47,8 @@ def members(
 ) -> dict[str, Hashable]:
     """The canonical members of an object, defaults included.
 
-    An optional member that the schema allows to be null, without stating a default, is absent
-    when it is null.
+    An optional member that is null, where the schema allows null, is left out, so that it equals
+    an absent one unless that has another default.
     """
     complete = _defaults(value, schema) | dict(value)
     return {
@@ -65,5 +65,4 @@ def _defaults(value: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
 
 
 def _absent_when_null(name: str, schema: Schema) -> bool:
-    node = schema.member(name)
-    return name not in schema.required and node.admits_null and "default" not in node.rules
+    return name not in schema.required and schema.member(name).admits_null

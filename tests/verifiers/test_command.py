@@ -94,6 +94,7 @@ EQUIVALENT = [
     ("grep --line-number --ignore-case x f.py", "grep -in x f.py"),
     ("grep --regexp=x --after-context 3 f.py", "grep -A3 x f.py"),
     ("sed --in-place s/a/b/ f.py", "sed -i s/a/b/ f.py"),
+    ("sed --in-place=.old s/a/b/ f.py", "sed -i.old s/a/b/ f.py"),
     ("sed --quiet 3,9p f.py", "sed -n 3,9p f.py"),
     ("ls --all -l", "ls -la"),
     ("rm --recursive --force build", "rm -rf build"),
@@ -151,7 +152,7 @@ DIFFERENT = [
     ("python a.py 2>&1 > log | cat", "python a.py > log | cat", "exact"),
     ("(cd src && make) && cat a.py", "cd src && make && cat a.py", "targets"),
     ("(cd src && cat a.py); cat b.py", "cat src/a.py; cat src/b.py", "targets"),
-    ("cat f.py < g.py", "cat f.py g.py", "exact"),
+    ("grep x f.py < g.py", "grep x f.py g.py", "exact"),
     ("head -c 100 f.bin", "head -n 100 f.bin", "program"),
     ("wc -l < f.py", "wc -c < f.py", "exact"),
     ("ls --reverse", "ls -R", "exact"),
@@ -265,10 +266,10 @@ def test_any_text_is_judged(expert: str, sampled: str) -> None:
 )  # fmt: skip
 def test_a_megabyte_takes_bounded_time(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     verdict = VERIFY(bash("cat a.py"), ParsedAction(bash(text)))
     assert verdict.error is None
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_texts_that_differ_beyond_the_parsed_part_are_not_exact() -> None:

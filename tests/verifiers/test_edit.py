@@ -193,6 +193,7 @@ HISTORIES = [
     (turn(editor("create", file_text=OLD)) + turn(bash("python b.py")), OLD),
     (turn(editor("create", file_text=OLD)) + turn(editor("undo_edit")), None),
     (turn(editor("create", file_text=OLD)) + turn(bash("sed -n 2,3p a.py"), "b\nc"), OLD),
+    (turn(bash("tail -2 a.py"), "c\nd"), None),
 ]  # fmt: skip
 
 
@@ -202,6 +203,24 @@ def test_what_a_dialogue_shows_of_a_file(history: tuple[Message, ...], text: str
     assert {path: shown.text for path, shown in known.items()} == (
         {} if text is None else {"/testbed/a.py": text}
     )
+
+
+def test_commands_that_differ_beyond_the_parsed_part_are_not_the_same() -> None:
+    head = "python - << E\n" + "x = 1\n" * 4_000
+    assert judge(bash(head + "a\nE"), bash(head + "b\nE"))["command"] == 0
+    assert judge(bash(head + "a\nE"), bash(head + "a\nE"))["command"] == 1
+
+
+def test_the_same_lines_of_another_file_are_no_overlap() -> None:
+    other = editor("view", "/testbed/b.py", view_range=[1, 5])
+    assert judge(editor("view", view_range=[1, 5]), other)["range"] == 0
+
+
+def test_edits_nested_in_edits_are_not_followed() -> None:
+    inner: dict[str, Any] = {"old_string": "a", "new_string": "b"}
+    for _ in range(5_000):
+        inner = {"edits": [inner]}
+    assert not accepted(EXPERT, call("edit", path="a.py", **inner), SEEN)
 
 
 def test_part_of_a_file_has_its_line_numbers() -> None:

@@ -128,6 +128,18 @@ def test_addresses(a: str, b: str, same: bool) -> None:
     assert accepted(visit(a), visit(b, goal="something else")) == same
 
 
+def test_another_number_is_another_target() -> None:
+    pair = search("Ralph Sampson 1986 NBA Playoffs"), search("Ralph Sampson 1987 NBA Playoffs")
+    assert judge(*pair)["target"] == 0
+    assert judge(pair[0], search("Ralph Sampson NBA Playoffs"))["target"] > 0.8
+
+
+def test_of_very_many_queries_all_must_be_the_same() -> None:
+    many = [f"query {i}" for i in range(40)]
+    assert accepted(search(many), search(many))
+    assert not accepted(search(many), search([*many[:-1], "other"]))
+
+
 def test_urls_are_a_set_of_targets() -> None:
     assert accepted(visit("http://a/", "http://b/"), visit("http://b", "http://a"))
     assert judge(visit("http://a/"), visit("http://a", "http://b"))["target"] == pytest.approx(

@@ -61,6 +61,7 @@ def accepted(criteria: Any) -> bool:
         (answer(task_complete=True), answer(task_complete=True)),
         (answer("ls\n"), answer("ls\n", task_complete=False)),
         (answer("C-c", "ls\n"), answer("C-c", "ls\n")),
+        (answer("a\n", "b\n", "C-c"), answer("a\nb\n", "C-c")),
     ],
 )
 def test_equivalent_answers_are_exact(expert: Action, sampled: Action) -> None:
@@ -87,6 +88,11 @@ def test_equivalent_answers_are_exact(expert: Action, sampled: Action) -> None:
         (answer("rm -rf build\n"), answer("rm -rf /\n"), "targets"),
         (answer("grep foo f\n"), answer("grep quux f\n"), "pattern"),
         (answer("make > log\n"), answer("make > log &\n"), "exact"),
+        (
+            answer("cat > f << E\n" + "x\n" * 9_000 + "E\na\n"),
+            answer("cat > f << E\n" + "x\n" * 9_000 + "E\nb\n"),
+            "exact",
+        ),
         (answer("a > f 2>&1\n"), answer("a 2>&1 > f\n"), "exact"),
     ],
 )

@@ -159,6 +159,13 @@ def test_accepted_values_of_the_record_count_as_the_experts(arguments: dict, pas
     assert accepted(found) == passes
 
 
+def test_the_mark_of_what_may_be_left_out_is_no_value() -> None:
+    context = Context(facts={"accepted": [{"unit": ["km", ""]}]})
+    expert = action(ToolCall("f", {"unit": "km"}))
+    assert judge(expert, action(ToolCall("f", {})), context)["exact"] == 1
+    assert judge(expert, action(ToolCall("f", {"unit": ""})), context)["exact"] == 0
+
+
 def bfcl(row: dict, choose) -> Action:
     calls = []
     for truth in row["ground_truth"]:
@@ -220,7 +227,7 @@ def test_messages_must_say_the_same(sampled: str, criterion: str) -> None:
 
 def test_facts_that_the_dialogue_knows_are_no_invention() -> None:
     sampled = Action(CONFIRM + " You wrote at 9:45 from zone 88, 12, 13, 14, 15 and 16.")
-    history = (Message("user", "At 9:45, zones 12 13 14 15 16 and 88"),)
+    history = (Message("user", "At 9:45, zones 12 13 14 15 16 and 88, #W100 for $35.50"),)
     assert judge(Action(CONFIRM), sampled)["facts"] < 0.8
     assert judge(Action(CONFIRM), sampled, Context(history))["facts"] == 1
     wrong = Action(CONFIRM.replace("35.50", "36"))
@@ -261,6 +268,10 @@ def test_arguments_that_are_no_object_are_wrong_even_if_nobody_reported_it() -> 
 @pytest.mark.parametrize("expert", [Action(), Action(" \n"), action(ToolCall("search", None))])
 def test_an_expert_that_cannot_be_judged_is_an_error(expert: Action) -> None:
     assert VERIFY(expert, ParsedAction(action(A)), CONTEXT).error
+
+
+def test_more_calls_than_any_expert_makes_are_malformed() -> None:
+    assert judge(action(A), action(*[A] * 65))["well_formed"] == 0
 
 
 def test_the_default_is_found_by_name() -> None:

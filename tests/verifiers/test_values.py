@@ -17,6 +17,7 @@ COLOURS = {"type": "array", "items": {"enum": ["red", "green"]}}
 UNIQUE = {"type": "array", "uniqueItems": True}
 OPTIONAL = {"properties": {"unit": {"type": "string", "default": "km"}}}
 NULLABLE = {"properties": {"note": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}
+DEFAULTED = {"properties": {"note": {"type": ["string", "null"], "default": "none"}}}
 NESTED = {"properties": {"page": {"type": "dict", **OPTIONAL}}}
 
 
@@ -57,6 +58,8 @@ def schema(node: dict[str, Any]) -> Schema:
         ({"page": {}}, {"page": {"unit": "km"}}, NESTED, True),
         ({}, {"note": None}, NULLABLE, True),
         ({}, {"note": ""}, NULLABLE, False),
+        ({}, {"note": None}, DEFAULTED, False),
+        ({}, {"note": "none"}, DEFAULTED, True),
         ({}, {"note": None}, {**NULLABLE, "required": ["note"]}, False),
         ({}, {"note": None}, {"properties": {"note": {"type": "string"}}}, False),
         ({}, {"note": None}, {"properties": {"note": {"nullable": True, "type": "string"}}}, True),
