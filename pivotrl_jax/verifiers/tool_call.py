@@ -85,7 +85,7 @@ class TypedCalls:
             scores["kind"] = float(bool(sampled.action.text.strip()))
         elif expert.calls and calls:
             scores |= {"kind": 1.0, "facts": 1.0, "question": 1.0}
-            scores |= self.compare(expert.calls, calls, context)
+            scores |= self._compare(expert.calls, calls, context)
         else:
             made = "calls a tool" if calls else "calls no tool"
             return self._scores(scores, f"{made}, unlike the expert")
@@ -95,10 +95,10 @@ class TypedCalls:
     def _scores(self, scores: dict[str, float], reason: str) -> Verdict:
         return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
 
-    def compare(
+    def _compare(
         self, expected: Sequence[ToolCall], actual: Sequence[ToolCall], context: Context
     ) -> dict[str, float]:
-        """ "name" and the criteria of calls, of two non-empty lists of calls."""
+        """The tools' names and the criteria of calls, of two non-empty lists of calls."""
         schemas = {call.name: parameters(context.tools, call.name) for call in expected}
         also = context.facts.get("accepted", [{}] * len(expected))
 
