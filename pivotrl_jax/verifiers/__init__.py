@@ -6,22 +6,41 @@ from functools import partial
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.command import Command
+from pivotrl_jax.verifiers.edit import FileEdits
+from pivotrl_jax.verifiers.search import Search
 from pivotrl_jax.verifiers.sql import Sql
+from pivotrl_jax.verifiers.terminal import Terminal
+from pivotrl_jax.verifiers.tool_call import TypedCalls
 from pivotrl_jax.verifiers.tool_name import ToolName
 from pivotrl_jax.verifiers.verdict import Verdict, Verifier
 
-__all__ = ["Command", "Sql", "ToolName", "Verdict", "Verifier", "verifier"]
+__all__ = [
+    "Command",
+    "FileEdits",
+    "Search",
+    "Sql",
+    "Terminal",
+    "ToolName",
+    "TypedCalls",
+    "Verdict",
+    "Verifier",
+    "verifier",
+]
 
 
 def verifier(name: str, databases: str | None = None) -> Verifier:
-    """The verifier called `name` ("command", "sql" or "tool_name") with its defaults.
+    """The verifier called `name` with its defaults.
 
-    `databases` is where "sql" finds its databases. Raises UserError for an unknown name and where
-    there are none.
+    "command", "edit", "search", "sql", "terminal", "tool_call" or "tool_name"; `databases` is where
+    "sql" finds its databases. Raises UserError for another name and where there are none.
     """
     makers: dict[str, Callable[[], Verifier]] = {
         "command": Command,
+        "edit": FileEdits,
+        "search": Search,
         "sql": partial(Sql, databases or ""),
+        "terminal": Terminal,
+        "tool_call": TypedCalls,
         "tool_name": ToolName,
     }
     if name not in makers:

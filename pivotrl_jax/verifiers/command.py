@@ -146,10 +146,10 @@ def _common_lines(expected: list[Invocation], actual: list[Invocation]) -> float
     ranges = [[stage.lines for stage in side if stage.lines] for side in (expected, actual)]
     if len(ranges[0]) != len(ranges[1]):
         return 0.0
-    return min((_shared(a, b) for a, b in zip(*ranges, strict=True)), default=1.0)
+    return min((shared_lines(a, b) for a, b in zip(*ranges, strict=True)), default=1.0)
 
 
-def _shared(a: tuple[int, int], b: tuple[int, int]) -> float:
+def shared_lines(a: tuple[int, int], b: tuple[int, int]) -> float:
     common = min(a[1], b[1]) - max(a[0], b[0]) + 1
     union = max(a[1], b[1]) - min(a[0], b[0]) + 1
     return float(a == b) if union <= 0 else max(0.0, common / union)

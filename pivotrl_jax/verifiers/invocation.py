@@ -112,15 +112,23 @@ def _options(words: list[str], syntax: programs.Syntax) -> tuple[list[str], list
         elif word == "-" or not word.startswith("-"):
             operands.append(word)
         elif word.startswith("--"):
-            name, equals, value = word.partition("=")
-            if not equals and name[2:] in syntax.long:
-                value = next(rest, "")
-            options.append(f"{name} {value}".strip())
+            options.append(_long(word, syntax, rest))
         elif syntax.number and word[1:].isdigit():
             options.append(f"-{syntax.number} {word[1:]}")
         else:
             options.extend(_bundle(word[1:], syntax, rest))
     return options, operands
+
+
+def _long(word: str, syntax: programs.Syntax, rest: Iterator[str]) -> str:
+    """A long option with its value, or the short one that is the same."""
+    name, equals, value = word.partition("=")
+    letter = syntax.short.get(name[2:], "")
+    if not equals and (name[2:] in syntax.long or (letter and letter in syntax.valued)):
+        value = next(rest, "")
+    if letter and letter in syntax.attached:
+        return f"-{letter}{value}"
+    return f"{f'-{letter}' if letter else name} {value}".strip()
 
 
 def _bundle(letters: str, syntax: programs.Syntax, rest: Iterator[str]) -> list[str]:
@@ -213,7 +221,7 @@ def _lines(command: Invocation) -> tuple[int, int] | None:
         return start, int(end) + (start if end.startswith("+") else 0)
     if command.program not in ("head", "tail"):
         return None
-    value = " ".join(command.options or ("-n 10",)).removeprefix("-n ").removeprefix("--lines ")
+    value = " ".join(command.options or ("-n 10",)).removeprefix("-n ")
     count = re.fullmatch(r"(\+?)(\d{1,6})", value)
     if count is None or int(count[2]) == 0:
         return None

@@ -3,10 +3,12 @@
 import dataclasses
 import posixpath
 import re
+from collections.abc import Sequence
 
 from pivotrl_jax.verifiers import programs, shell
 from pivotrl_jax.verifiers.invocation import LAST, Invocation, Place, invocation
 
+_ERRORS_TO_SCREEN = "2>&first 1"
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -32,25 +34,48 @@ class Pipeline:
 def normalise(text: str, root: str) -> tuple[Pipeline, ...]:
     """The normal form of a shell text that starts in the directory `root`. Never raises."""
     parsed = shell.parse(text)
-    place = Place(root, root)
     result = []
-    for i, pipeline in enumerate(parsed):
+    for i, (pipeline, directory) in enumerate(
+        zip(parsed, _directories(parsed, root), strict=False)
+    ):
         last = i == len(parsed) - 1
-        words = pipeline.commands[0].words
-        if not last and len(pipeline.commands) == 1 and len(words) == 2 and words[0] == "cd":
-            place = Place(root, posixpath.normpath(posixpath.join(place.cwd, words[1])))
+        if not last and _entered(pipeline) is not None:
             continue
+        place = Place(root, directory)
         stages = [stage for simple in pipeline.commands for stage in _stages(simple, place)]
         joint = "" if last and pipeline.joint != "&" else pipeline.joint
         result.append(Pipeline(_without_merged_errors(_merge(stages)), joint))
     return tuple(result)
 
 
+def directory_after(text: str, root: str) -> str:
+    """Where a shell that starts in `root` is after `text`, as far as plain `cd` commands say."""
+    return _directories(shell.parse(text), root)[-1]
+
+
+def _directories(parsed: Sequence[shell.Pipeline], root: str) -> list[str]:
+    """The directory in which each pipeline runs, and the one after the last."""
+    found, stack = [], [root]  # one per open bracket
+    for pipeline in parsed:
+        del stack[pipeline.depth + 1 :]
+        stack += stack[-1:] * (pipeline.depth + 1 - len(stack))
+        found.append(stack[-1])
+        stack[-1] = posixpath.normpath(posixpath.join(stack[-1], _entered(pipeline) or ""))
+    return [*found, stack[0]]
+
+
+def _entered(pipeline: shell.Pipeline) -> str | None:
+    """The directory of a plain `cd DIRECTORY`."""
+    words = pipeline.commands[0].words
+    plain = len(pipeline.commands) == 1 and len(words) == 2 and words[0] == "cd"
+    return words[1] if plain else None
+
+
 def _stages(simple: shell.Simple, place: Place) -> list[Invocation]:
     """One invocation, or two where `find -exec` runs a program on what it finds."""
     environment, words = _unwrap(list(simple.words))
     words, executed = _split_exec(words)
-    first = _redirected(invocation(words, simple.heredoc, place), simple, place)
+    first = _redirected(*_fed(words, simple, place), place)
     if first.program not in programs.PLACELESS and place.cwd != place.root:
         environment.append(f"cd {place.resolve('.')}")
     stages = [dataclasses.replace(first, context=tuple(sorted(environment)))]
@@ -96,12 +121,26 @@ def _split_exec(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:start] + words[end + 1 :], executed
 
 
+def _fed(words: list[str], simple: shell.Simple, place: Place) -> tuple[Invocation, shell.Simple]:
+    """`grep x < f` as `grep x f`, where the program would read its input from nowhere else."""
+    command = invocation(words, simple.heredoc, place)
+    files = [target for operator, target in simple.redirects if operator in ("<", "0<")]
+    if len(files) != 1 or command.operands or command.program not in programs.FILTERS | {"cat"}:
+        return command, simple
+    others = tuple(pair for pair in simple.redirects if pair[0] not in ("<", "0<"))
+    fed = invocation([*words, "--", files[0]], simple.heredoc, place)
+    return fed, dataclasses.replace(simple, redirects=others)
+
+
 def _redirected(command: Invocation, simple: shell.Simple, place: Place) -> Invocation:
     """Adds redirections; `cat > f << END` and `tee f << END` become the program "write"."""
     redirects: list[str] = []
     for operator, target in simple.redirects:
         both = operator == "&>"
         operator = {"1>": ">", "&>": ">", ">|": ">", "1>>": ">>"}.get(operator, operator)
+        if operator in (">", ">>") and "2>& 1" in redirects:
+            # The order counts: the errors still go where the output went before.
+            redirects[redirects.index("2>& 1")] = _ERRORS_TO_SCREEN
         redirects.append(f"{operator} {place.resolve(target)}")
         redirects += ["2>& 1"] if both else []
     files = [r for r in redirects if r.startswith((">> ", "> ")) and r != "> /dev/null"]
@@ -153,6 +192,9 @@ def _window(outer: tuple[int, int], inner: tuple[int, int]) -> tuple[int, int]:
 def _without_merged_errors(stages: tuple[Invocation, ...]) -> tuple[Invocation, ...]:
     """Drops `2>&1` at the end of a pipeline: the observation holds both streams anyway."""
     last = stages[-1]
+    kept = tuple(redirect for redirect in last.redirects if redirect != _ERRORS_TO_SCREEN)
+    last = dataclasses.replace(last, redirects=kept)
+    stages = (*stages[:-1], last)
     if any(redirect.startswith(">") for redirect in last.redirects):
         return stages
     kept = tuple(redirect for redirect in last.redirects if redirect != "2>& 1")

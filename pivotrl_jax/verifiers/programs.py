@@ -5,6 +5,7 @@ A program that is missing here is compared word by word in order, which is stric
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Syntax:
     `valued`: short options with a value; `attached`: short options whose optional value is glued
     on; `long`: long options whose value may be the next word; `number`: the option that `-20`
     abbreviates; `pattern`: the first operand (or -e) is a pattern or script; `subcommand`: the
-    first operand names one; `implied`: no operand means the working directory.
+    first operand names one; `implied`: no operand means the working directory; `short`: long
+    options and the letter that is the same.
     """
 
     valued: str = ""
@@ -24,32 +26,44 @@ class Syntax:
     pattern: bool = False
     subcommand: bool = False
     implied: bool = False
+    short: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-_GREP_LONG = (
-    "include", "exclude", "exclude-dir", "context", "after-context", "before-context",
-    "max-count", "regexp", "file",
-)  # fmt: skip
+_GREP_LONG = ("include", "exclude", "exclude-dir")
+_GREP_SHORT = {
+    "context": "C", "after-context": "A", "before-context": "B", "max-count": "m", "regexp": "e",
+    "file": "f", "line-number": "n", "recursive": "r", "ignore-case": "i", "count": "c",
+    "files-with-matches": "l", "invert-match": "v", "word-regexp": "w", "extended-regexp": "E",
+    "fixed-strings": "F", "only-matching": "o",
+}  # fmt: skip
+_PARTS_SHORT = {"lines": "n", "bytes": "c"}
 
 SYNTAX = {
-    "grep": Syntax("ABCmefd", long=_GREP_LONG, number="C", pattern=True),
-    "sed": Syntax("efl", attached="i", pattern=True),
+    "grep": Syntax("ABCmefd", long=_GREP_LONG, number="C", pattern=True, short=_GREP_SHORT),
+    "sed": Syntax("efl", attached="i", pattern=True, short={
+        "quiet": "n", "silent": "n", "expression": "e", "in-place": "i", "regexp-extended": "E"}),
     "awk": Syntax("Fvf", pattern=True),
-    "head": Syntax("nc", long=("lines", "bytes"), number="n"),
-    "tail": Syntax("nc", long=("lines", "bytes"), number="n"),
+    "head": Syntax("nc", number="n", short=_PARTS_SHORT),
+    "tail": Syntax("nc", number="n", short=_PARTS_SHORT),
     "cat": Syntax(),
     "nl": Syntax("bdfhilnsvw"),
-    "wc": Syntax(),
-    "sort": Syntax("kt"),
+    "wc": Syntax(short={"lines": "l", "words": "w", "bytes": "c", "chars": "m"}),
+    "sort": Syntax("kt", short={"numeric-sort": "n", "reverse": "r", "unique": "u", "key": "k"}),
     "uniq": Syntax("fsw"),
     "cut": Syntax("bcdf"),
-    "ls": Syntax("I", implied=True),
+    "ls": Syntax("I", implied=True, short={
+        "all": "a", "almost-all": "A", "recursive": "R", "human-readable": "h", "reverse": "r"}),
     "tree": Syntax("LIPo", implied=True),
     "diff": Syntax("U", number="U"),
-    "rm": Syntax(),
+    "rm": Syntax(short={"recursive": "r", "force": "f"}),
     "cp": Syntax("t"),
     "mv": Syntax("t"),
-    "mkdir": Syntax("m"),
+    "mkdir": Syntax("m", short={"parents": "p"}),
+    "du": Syntax("d", implied=True, short={"summarize": "s", "human-readable": "h"}),
+    "curl": Syntax("XHdoAuFebcmwx", long=("data", "header", "request", "output", "user"), short={
+        "location": "L", "silent": "s", "data": "d", "header": "H", "request": "X",
+        "output": "o"}),
+    "wget": Syntax("OPot", short={"quiet": "q", "output-document": "O"}),
     "touch": Syntax("drt"),
     "tee": Syntax(),
     "patch": Syntax("dio", attached="p"),
@@ -95,8 +109,8 @@ VIEWERS = frozenset(
      "column", "tr", "awk", "sed"}
 )  # fmt: skip
 # Programs for which `cat FILE | PROGRAM ...` is `PROGRAM ... FILE`.
-FILTERS = frozenset({"grep", "sed", "awk", "wc", "sort", "uniq", "cut"})
+FILTERS = frozenset({"grep", "sed", "awk", "wc", "sort", "uniq", "cut", "head", "tail"})
 # The working directory changes nothing else for these once their operands are resolved.
-PLACELESS = FILTERS | {"read", "write", "head", "tail", "cat", "ls", "find", "cp", "mv", "rm"}
+PLACELESS = FILTERS | {"read", "write", "cat", "ls", "find", "cp", "mv", "rm"}
 # The last operand has a role of its own.
 DIRECTED = frozenset({"cp", "mv"})

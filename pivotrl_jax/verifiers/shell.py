@@ -37,10 +37,14 @@ class Simple:
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Simple commands joined by `|`, and the operator that follows ("&&", "||", ";", "&" or "")."""
+    """Simple commands joined by `|`, and the operator that follows ("&&", "||", ";", "&" or "").
+
+    `depth` counts the brackets around it, each a shell of its own.
+    """
 
     commands: tuple[Simple, ...]
     joint: str = ""
+    depth: int = 0
 
 
 def parse(text: str) -> tuple[Pipeline, ...]:
@@ -52,6 +56,7 @@ def parse(text: str) -> tuple[Pipeline, ...]:
     pipelines: list[Pipeline] = []
     commands: list[Simple] = []
     tokens: list[tuple[str, str]] = []
+    depth = 0
     for kind, value in itertools.chain(_tokens(text), [("joint", "")]):
         if kind != "joint":
             tokens.append((kind, value))
@@ -60,8 +65,9 @@ def parse(text: str) -> tuple[Pipeline, ...]:
             commands.append(_simple(tokens))
             tokens = []
         if commands and value not in ("|", "|&"):
-            pipelines.append(Pipeline(tuple(commands), _JOINTS.get(value, ";")))
+            pipelines.append(Pipeline(tuple(commands), _JOINTS.get(value, ";"), depth))
             commands = []
+        depth = max(0, depth + (value == "(") - (value == ")"))
     return tuple(pipelines)
 
 

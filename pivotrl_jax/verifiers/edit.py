@@ -1,0 +1,215 @@
+"""Equivalence of edits by the file that they produce; of views by place; of commands by form.
+
+Default recipe, which asks for the same files with the same content (`similarity` 0.9 instead of
+`content` is the lenient one):
+
+    Recipe("same_files", accept=(
+        ("well_formed", 1.0), ("kind", 1.0), ("target", 1.0), ("content", 1.0), ("range", 0.8),
+        ("command", 0.75), ("values", 1.0)))
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from pivotrl_jax.text.actions import ParsedAction
+from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, ToolCall
+from pivotrl_jax.verifiers.command import compare, shared_lines
+from pivotrl_jax.verifiers.files import Shown, command_of, edits_of, known_files
+from pivotrl_jax.verifiers.matching import Scores, paired
+from pivotrl_jax.verifiers.normal import normalise
+from pivotrl_jax.verifiers.patches import Block, Edit, apply, blocks
+from pivotrl_jax.verifiers.texts import dice, ratio
+from pivotrl_jax.verifiers.tool_call import problems_of, unjudgeable
+from pivotrl_jax.verifiers.values import canonical
+from pivotrl_jax.verifiers.verdict import Verdict
+
+_MAX_COMMAND = 16_000  # characters
+_CRITERIA: tuple[str, ...] = (
+    "well_formed", "kind", "name", "target", "content", "similarity", "range", "command", "values",
+    "exact",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A turn's calls by what they do. `edits` has them by path, in order."""
+
+    edits: dict[str, tuple[Edit, ...]]
+    views: tuple[Edit, ...]
+    commands: tuple[str, ...]
+    others: tuple[ToolCall, ...]
+
+    @property
+    def kinds(self) -> set[str]:
+        fields = ("edits", "views", "commands", "others")
+        return {name for name in fields if getattr(self, name)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEdits:
+    """Compares a turn's edits, views and commands with the expert's; nothing is executed.
+
+    Criteria, each in [0, 1]; where both sides lack what one is about, it is 1:
+      well_formed  the sample parsed without a problem and every call's arguments are an object
+      kind         both edit, or view, or run commands, or call other tools (or several of these)
+      name         F1 overlap of the tools' names; writing a file by another tool is no other edit
+      target       F1 overlap of the files that are edited and viewed
+      content      share of the edited files whose content is the same afterwards, white space at
+                   line ends aside. The content before is taken from the dialogue: a view, cat or
+                   creation and the edits since; where it is unknown, from the longer of two
+                   texts to be replaced if it has the other; else the lines removed and added
+                   must be the same
+      similarity   the least, over the edited files, of the likeness of the lines removed and of
+                   the lines added; 0 for an edit that has no place in a known file
+      range        overlap of the viewed lines (intersection over union)
+      command      of shell commands: 0 unless program and subcommand agree, else the least of
+                   the other criteria of `Command`
+      values       share of other calls, paired one to one, with the same name and arguments
+      exact        all of these but "name" are 1
+    `root` is the directory of relative paths. Other arguments of editing tools and shells (a
+    description, a time limit) are not compared.
+    """
+
+    root: str = "/testbed"
+    name = "edit"
+    criteria = _CRITERIA
+
+    def __call__(
+        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
+    ) -> Verdict:
+        """An expert's turn without a readable call is an error; never raises."""
+        try:
+            return self._verdict(expert, sampled, context)
+        except Exception as error:
+            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
+
+    def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
+        if reason := unjudgeable(expert) or (None if expert.calls else "the expert calls no tool"):
+            return Verdict({}, "", error=reason)
+        if problems := problems_of(sampled):
+            return self._scores({}, "; ".join(problems))
+        expected, actual = self._plan(expert), self._plan(sampled.action)
+        names = [[call.name for call in each.calls] for each in (expert, sampled.action)]
+        scores = {"well_formed": 1.0, "name": dice(*names)}
+        if expected.kinds != actual.kinds:
+            return self._scores(scores, "another kind of action than the expert's")
+        known = known_files(context.history, {*expected.edits, *actual.edits}, self.root)
+        scores |= {"kind": 1.0} | self._compare(expected, actual, known)
+        failed = [name for name, score in scores.items() if score < 1]
+        scores["exact"] = float(not set(failed) - {"name"})
+        return self._scores(scores, f"differs in {', '.join(failed)}" if failed else "equal")
+
+    def _scores(self, scores: Scores, reason: str) -> Verdict:
+        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
+
+    def _plan(self, action: Action) -> Plan:
+        edits: dict[str, tuple[Edit, ...]] = {}
+        views, commands, others = [], [], []
+        for call in action.calls:
+            found, command = edits_of(call, self.root), command_of(call)
+            for edit in found:
+                if edit.action == "view":
+                    views.append(edit)
+                else:
+                    edits[edit.path] = (*edits.get(edit.path, ()), edit)
+            if not found:
+                commands += [command] if command is not None else []
+                others += [call] if command is None else []
+        return Plan(edits, tuple(views), tuple(commands), tuple(others))
+
+    def _compare(self, expected: Plan, actual: Plan, known: dict[str, Shown]) -> Scores:
+        files = [[*plan.edits, *(view.path for view in plan.views)] for plan in (expected, actual)]
+        changes = [
+            compare_changes(
+                expected.edits.get(path, ()), actual.edits.get(path, ()), known.get(path)
+            )
+            for path in {**expected.edits, **actual.edits}
+        ]
+        return {
+            "target": dice(*files),
+            "content": sum(same for same, _ in changes) / len(changes) if changes else 1.0,
+            "similarity": min((alike for _, alike in changes), default=1.0),
+            "range": _mean(expected.views, actual.views, _common_lines),
+            "command": _mean(expected.commands, actual.commands, self._same_command),
+            "values": _mean(expected.others, actual.others, _same_call),
+        }
+
+    def _same_command(self, expected: str, actual: str) -> float:
+        sides = [normalise(text[:_MAX_COMMAND], self.root) for text in (expected, actual)]
+        scores = compare(*sides) if all(sides) else {"program": float(expected == actual)}
+        beyond = expected[_MAX_COMMAND:] == actual[_MAX_COMMAND:]
+        return min(score for name, score in scores.items() if name != "exact") * beyond
+
+
+def _mean(expected: Sequence, actual: Sequence, measure) -> float:
+    if not expected or not actual:
+        return float(not expected and not actual)
+    found = paired(expected, actual, lambda a, b: {"score": measure(a, b)}, ("score",))
+    return found["score"]
+
+
+def _common_lines(expected: Edit, actual: Edit) -> float:
+    if expected.path != actual.path:
+        return 0.0
+    ranges = [(view.line or 1, view.last or 1) for view in (expected, actual)]
+    return shared_lines(*ranges)
+
+
+def _same_call(expected: ToolCall, actual: ToolCall) -> float:
+    same = canonical(expected.arguments) == canonical(actual.arguments)
+    return float(expected.name == actual.name and same)
+
+
+def compare_changes(
+    expected: Sequence[Edit], actual: Sequence[Edit], shown: Shown | None
+) -> tuple[float, float]:
+    """("content", "similarity") of the edits of one file, of which `shown` is known before."""
+    if shown is None or _after(expected, shown) is None:
+        shown = _excerpt(expected, actual)
+    if shown is None:
+        return _compare_unknown(expected, actual)
+    texts = [_after(edits, shown) for edits in (expected, actual)]
+    if texts[0] is None or texts[1] is None or not actual:
+        return 0.0, 0.0
+    found = [blocks(shown.text, text) for text in texts if text is not None]
+    return float(not blocks(texts[0], texts[1])), _likeness(*found)
+
+
+def _excerpt(expected: Sequence[Edit], actual: Sequence[Edit]) -> Shown | None:
+    """What two replacements themselves show of the file: the longer text, if it has the other."""
+    if [len(expected), len(actual)] != [1, 1] or any(e.every for e in (*expected, *actual)):
+        return None
+    short, long = sorted((expected[0].old, actual[0].old), key=len)
+    return Shown(long) if short and long.count(short) == 1 else None
+
+
+def _compare_unknown(expected: Sequence[Edit], actual: Sequence[Edit]) -> tuple[float, float]:
+    found = [tuple(b for edit in edits for b in _own_blocks(edit)) for edits in (expected, actual)]
+    # A line that is only added could be added anywhere.
+    placed = all(removed for side in found for removed, _ in side)
+    each = [[edit.every for edit in edits] for edits in (expected, actual)]
+    same = found[0] == found[1] and placed and each[0] == each[1]
+    return float(same or list(expected) == list(actual)), _likeness(*found)
+
+
+def _after(edits: Sequence[Edit], shown: Shown) -> str | None:
+    text: str | None = shown.text
+    for edit in edits:
+        text = None if text is None else apply(text, shown.first, edit)
+    return text
+
+
+def _own_blocks(edit: Edit) -> tuple[Block, ...]:
+    """What an edit removes and adds as far as it says so itself; else where it adds."""
+    if edit.action == "replace":
+        return blocks(edit.old, edit.new)
+    place = f"{edit.action} {edit.line or ''}"
+    return (((place,), tuple(line.rstrip() for line in edit.new.strip("\n").split("\n"))),)
+
+
+def _likeness(expected: Sequence[Block], actual: Sequence[Block]) -> float:
+    if not expected or not actual:
+        return float(not expected and not actual)
+    texts = [["\n".join(line for block in side for line in block[i]) for i in (0, 1)]
+             for side in (expected, actual)]  # fmt: skip
+    return min(ratio(a, b) for a, b in zip(*texts, strict=True))
