@@ -69,7 +69,7 @@ class FencedBash:
 
     def parse(self, text: str) -> ParsedAction:
         """Read exactly one bash or sh block; fences in other languages are plain text."""
-        visible, problems = _split_reasoning(text)
+        visible, problems = split_reasoning(text)
         opening = _OPENING_FENCE.search(visible)
         if opening is None:
             return _parsed(visible, (), [*problems, "no_fenced_block"])
@@ -102,7 +102,7 @@ class HermesTags:
 
     def parse(self, text: str) -> ParsedAction:
         """Read every tagged call; whitespace and JSON-encoded arguments are forgiven."""
-        visible, problems = _split_reasoning(text)
+        visible, problems = split_reasoning(text)
         head, *segments = visible.split("<tool_call>")
         if "</tool_call>" in head:
             problems.append("unopened_tag")
@@ -113,7 +113,7 @@ class HermesTags:
                 problems.append("unclosed_tag")
             if rest.strip():
                 problems.append("text_after_call")
-            value, end = _decode_json(body.strip(), 0, problems)
+            value, end = decode_json(body.strip(), 0, problems)
             if end < len(body.strip()):
                 problems.append("bad_json")
             elif (call := _read_call(value, problems)) is not None:
@@ -137,14 +137,14 @@ class PlainJson:
 
     def parse(self, text: str) -> ParsedAction:
         """Read the JSON value that starts the first line with a bracket or brace."""
-        visible, problems = _split_reasoning(text)
+        visible, problems = split_reasoning(text)
         start = re.search(r"^[ \t]*[\[{]", visible, re.MULTILINE)
         if start is None:
             return _parsed(visible, (), [*problems, "no_json"])
         head = visible[: start.start()].removesuffix("\n")
         if head.strip():
             problems.append("prose")
-        value, end = _decode_json(visible, start.end() - 1, problems)
+        value, end = decode_json(visible, start.end() - 1, problems)
         if visible[end:].strip():
             problems.append("text_after_call")
         values = value if isinstance(value, list) else [value]
@@ -177,7 +177,8 @@ def _verified(fmt: ActionFormat, action: Action, text: str) -> str:
     return text
 
 
-def _split_reasoning(text: str) -> tuple[str, list[str]]:
+def split_reasoning(text: str) -> tuple[str, list[str]]:
+    """What follows the reasoning at the start of `text`, and the problems found on the way."""
     # A chat template may open <think> in the prompt, so that only the closing tag is sampled.
     _, closed, rest = text.partition("</think>")
     if closed:
@@ -193,8 +194,11 @@ def _call_json(call: ToolCall) -> str:
     return re.sub(r"<(?=/?(?:tool_call|think)>)", r"\\u003c", body)
 
 
-def _decode_json(text: str, start: int, problems: list[str]) -> tuple[Any, int]:
-    """Value at `start` and the index after it; None and len(text) when nothing can be read."""
+def decode_json(text: str, start: int, problems: list[str]) -> tuple[Any, int]:
+    """Value at `start` and the index after it; no JSON value and len(text) if none can be read.
+
+    Every departure from well-formed JSON of moderate depth is added to `problems`.
+    """
 
     def pairs_hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
@@ -256,7 +260,7 @@ def _read_call(value: Any, problems: list[str]) -> ToolCall | None:
 
 def _arguments_from_text(text: str, problems: list[str]) -> Any:
     found: list[str] = []
-    value, end = _decode_json(text.strip(), 0, found)
+    value, end = decode_json(text.strip(), 0, found)
     if not isinstance(value, dict) or end < len(text.strip()):
         return text
     problems.extend(found)

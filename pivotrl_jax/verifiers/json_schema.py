@@ -161,11 +161,13 @@ def _resolve(reference: str, root: Schema) -> Schema:
 
 
 def _is_types(form: Any) -> bool:
-    return all(name in _TYPES for name in (form if isinstance(form, list) else [form]))
+    names = form if isinstance(form, list) else [form]
+    return bool(names) and _is_names(names) and _TYPES.keys() >= set(names)
 
 
 def _is_names(form: Any) -> bool:
-    return isinstance(form, list) and all(isinstance(name, str) for name in form)
+    is_texts = isinstance(form, list) and all(isinstance(name, str) for name in form)
+    return is_texts and len(set(form)) == len(form)
 
 
 def _is_schemas(form: Any) -> bool:
@@ -174,6 +176,10 @@ def _is_schemas(form: Any) -> bool:
 
 def _is_schema_table(form: Any) -> bool:
     return isinstance(form, dict) and all(map(_well_formed, form.values()))
+
+
+def _is_pattern_table(form: Any) -> bool:
+    return _is_schema_table(form) and all(map(_is_pattern, form))
 
 
 def _is_count(form: Any) -> bool:
@@ -214,7 +220,8 @@ _FORMS: Mapping[tuple[str, ...], Callable[[Any], bool]] = MappingProxyType(
             "else",
         ): _well_formed,
         (
-            "properties", "patternProperties", "dependentSchemas", "$defs", "definitions",
+            "properties", "dependentSchemas", "$defs", "definitions",
         ): _is_schema_table,
+        ("patternProperties",): _is_pattern_table,
     }
 )  # fmt: skip

@@ -39,6 +39,10 @@ def _web(text: str) -> str:
     return text.lower().strip()
 
 
+def _both(expected: Arguments, actual: Arguments, name: str) -> tuple[Any, Any]:
+    return expected.get(name), actual.get(name)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Similar:
     """One text argument by difflib's ratio, gold first; `missing` where either side has no text.
@@ -53,7 +57,7 @@ class _Similar:
     blank: Callable[[str], bool] = lambda text: False
 
     def __call__(self, expected: Arguments, actual: Arguments, threshold: float) -> Found:
-        texts = [arguments.get(self.argument) for arguments in (expected, actual)]
+        texts = _both(expected, actual, self.argument)
         if any(not isinstance(text, str) or self.blank(text) for text in texts):
             return Found(self.missing)
         gold, own = (self.normal(text) for text in texts)
@@ -107,14 +111,13 @@ def _same_todo(gold: Any, own: Any) -> bool:
 
 
 def _result(expected: Arguments, actual: Arguments, threshold: float) -> Found:
-    gold, own = (
-        json.dumps(arguments.get("result"), sort_keys=True) for arguments in (expected, actual)
-    )
+    results = _both(expected, actual, "result")
+    gold, own = (json.dumps(result, sort_keys=True) for result in results)
     return _judge(ratio(gold, own), threshold, "RETURN_RESULT_SIMILARITY_BELOW_THRESHOLD")
 
 
 def _page(expected: Arguments, actual: Arguments, threshold: float) -> Found:
-    urls = [arguments.get("url") for arguments in (expected, actual)]
+    urls = _both(expected, actual, "url")
     if any(not isinstance(url, str) or not url for url in urls):
         return Found("FETCH_WEB_PAGE_MISSING_URL")
     gold, own = map(_web, urls)
@@ -122,10 +125,10 @@ def _page(expected: Arguments, actual: Arguments, threshold: float) -> Found:
 
 
 def _finish(expected: Arguments, actual: Arguments, threshold: float) -> Found:
-    reasons = [arguments.get("reason") for arguments in (expected, actual)]
+    reasons = _both(expected, actual, "reason")
     if any(not isinstance(reason, str) or not reason for reason in reasons):
         return Found("FINISH_MISSING_REASON")
-    paths = [arguments.get("paths") for arguments in (expected, actual)]
+    paths = _both(expected, actual, "paths")
     if not all(map(_has_paths, paths)):
         return Found("FINISH_MISSING_PATHS")
     gold_paths, own_paths = (sorted(path.strip() for path in each) for each in paths)

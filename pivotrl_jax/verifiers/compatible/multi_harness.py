@@ -184,7 +184,7 @@ def _schemas(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         tools = optional_object(row, "responses_create_params").get("tools") or []
     if not isinstance(tools, list):
         raise UserError("the row's tools are not a list: give tool schemas")
-    schemas = {}
+    schemas: dict[str, Mapping[str, Any]] = {}
     for tool in tools:
         function = tool.get("function") if isinstance(tool, dict) else None
         declared = function if isinstance(function, dict) else tool
