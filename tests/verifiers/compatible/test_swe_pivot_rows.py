@@ -25,10 +25,6 @@ def call(name: str, arguments: Any) -> dict[str, Any]:
 
 TEXT = {"type": "output_text", "text": "x"}
 MESSAGE = {"type": "message", "role": "assistant", "content": [TEXT]}
-    "type": "message",
-    "role": "assistant",
-    "content": [{"type": "output_text", "text": "x"}],
-}
 LS = call("execute_bash", {"command": "ls -la"})
 GREP = call("grep", {"pattern": "total", "path": "src/models"})
 IN_METADATA = {"metadata": {"expected_action": LS}}
