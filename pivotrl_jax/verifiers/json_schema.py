@@ -23,7 +23,9 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "array": lambda value: isinstance(value, list),
         "object": lambda value: isinstance(value, dict),
         "number": lambda value: _is_number(value),
-        "integer": lambda value: _is_number(value) and float(value).is_integer(),
+        "integer": lambda value: (
+            _is_number(value) and (isinstance(value, int) or value.is_integer())
+        ),
     }
 )
 _UNSUPPORTED = frozenset({"unevaluatedItems", "unevaluatedProperties", "$dynamicRef"})
