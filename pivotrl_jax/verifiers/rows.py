@@ -39,7 +39,10 @@ def sampled_action(items: Any) -> ParsedAction:
     problems: list[str] = []
     texts: list[str] = []
     calls: list[ToolCall] = []
-    for item in items if isinstance(items, list) else [items]:
+    if not isinstance(items, list):
+        problems.append("not_a_list")
+        items = []
+    for item in items:
         kind = item.get("type", "message") if isinstance(item, dict) else None
         if kind is None:
             problems.append("not_an_object")
