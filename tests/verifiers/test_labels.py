@@ -20,6 +20,7 @@ from pivotrl_jax.verifiers.labels import EQUAL, NOT_EQUAL, parse_label
         (f"[[A=B]]{'.' * 300}", True),
         (f"[[A!=B]]{'.' * 300}[[A=B]]{'.' * 150}", True),
         (f"[[A=B]]{'.' * 193}", True),
+        (f"[[A!=B]] [[A=B]]{'.' * 193}", True),
         (f"[[A!=B]] [[A=B]]{'.' * 194}", False),
     ],
 )

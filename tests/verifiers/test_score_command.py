@@ -129,6 +129,12 @@ def test_strict_verifiers() -> None:
     assert [line["reward"] for line in score(lines, "--verifier", "tool_name")] == [1.0] * 3
 
 
+def test_strict_verifiers_have_no_options() -> None:
+    line = {"id": 1, "row": {}, "output": [], "config": {"word_count_similarity_threshold": 0.1}}
+    [result] = score([json.dumps(line)], "--verifier", "command")
+    assert result["error"].startswith("line 1: a strict verifier has no options")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -99,24 +99,31 @@ def score(
         return Result(0.0, "unknown_harness")
     if not _fits(expected, harness):
         return Result(0.0, "expected_answer_invalid")
-    criteria = {"schema": float(_fits(sampled, harness))}
-    if not criteria["schema"]:
-        return Result(0.0, "schema_check_failed", criteria)
-    flag = _FLAGS[harness]
-    criteria["task_complete"] = float(not expected.get(flag) or bool(sampled.get(flag)))
-    if not criteria["task_complete"]:
-        return Result(0.0, "task_complete_check_failed", criteria)
+    criteria: dict[str, float] = {}
+    failure = _rules(expected, sampled, harness, criteria)
+    if failure or not (options.enable_string_similarity or options.enable_llm_judge):
+        return Result(float(not failure), failure or "none", criteria)
     if options.enable_string_similarity:
         criteria["similarity"] = _similarity(expected, sampled)
         if criteria["similarity"] >= row_threshold(row, options.string_similarity_threshold):
             return Result(1.0, "none", criteria)
         if not options.enable_llm_judge:
             return Result(0.0, "string_similarity_below_threshold", criteria)
-    if not options.enable_llm_judge:
-        return Result(1.0, "none", criteria)
     if judge is None:
         raise UserError("this row needs a judge: set enable_llm_judge to false or give a judge")
     return _judged(gold, answer, criteria, options, judge)
+
+
+def _rules(
+    expected: dict[str, Any], sampled: dict[str, Any], harness: str, criteria: dict[str, float]
+) -> str:
+    """The failure of the schema or the completion flag, if any; `criteria` is filled."""
+    criteria["schema"] = float(_fits(sampled, harness))
+    if not criteria["schema"]:
+        return "schema_check_failed"
+    flag = _FLAGS[harness]
+    criteria["task_complete"] = float(not expected.get(flag) or bool(sampled.get(flag)))
+    return "" if criteria["task_complete"] else "task_complete_check_failed"
 
 
 def _judged(

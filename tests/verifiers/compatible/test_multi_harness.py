@@ -122,7 +122,7 @@ ACTIONS = [
         {"expected_action": EXEC, "declared_tools": WRAPPED}, [EXEC], MATCH,
     ),
     ("2.4 batch: the same", row(batch(EXEC, SHORT)), [EXEC, SHORT], BATCH),
-    ("2.4 batch: exchanged", row(batch(EXEC, SHORT)), [SHORT, EXEC], BATCH),
+    ("2.4 batch: exchanged", row(batch(EXEC, SHORT), "codex"), [SHORT, EXEC], BATCH),
     (
         "2.4 batch: exchanged, not ordered",
         row(batch(EXEC, SHORT, ordered=False)), [SHORT, EXEC], BATCH,

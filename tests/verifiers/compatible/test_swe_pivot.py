@@ -140,7 +140,7 @@ VERDICTS = [
     ),
     (
         "2.2 only 2,000 characters count",
-        bash("x " + "ab" * 999 + "cdefgh" * 99), bash("x " + "ab" * 999), "none",
+        bash("x " + "ab" * 999 + "cdefgh" * 999), bash("x " + "ab" * 999), "none",
     ),
 ]  # fmt: skip
 

@@ -67,6 +67,7 @@ VERDICTS = [
     ("2.3 step 2: reasoning only", row(LS), [REASONING], NO_OUTPUT),
     ("2.3 step 2: two messages joined", row(LS), say(LS) + say(LS), NO_OUTPUT),
     ("2.3 step 2: two parts joined by newline", row(LS), say(TEXT[:1], TEXT[1:]), "none"),
+    ("2.3 step 2: the newline is part of it", row(LS), say(TEXT[:5], TEXT[5:]), NO_OUTPUT),
     ("2.3 step 2: sent as a call", row(LS), [CALL], NO_OUTPUT),
     ("2.3 step 2: a call beside it", row(LS), [*say(LS), CALL], "none"),
     ("2.3 step 3: think block", row(LS), say(f"<think>{{</think>\n{TEXT}"), "none"),
