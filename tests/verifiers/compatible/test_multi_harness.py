@@ -55,7 +55,7 @@ def row(gold: Any, harness: str | None = None, **more: Any) -> dict[str, Any]:
     return {"expected_action": gold, "declared_tools": TOOLS, **named, **more}
 
 
-EXEC = call("exec_command", {"cmd": "ls -la /workspace"})
+EXEC = call("exec_command", {"cmd": "ls -la /src/project"})
 SHORT = call("exec_command", {"cmd": "pwd"})
 HELLO = {"type": "message", "content": "done"}
 REASONING = {"type": "reasoning", "summary": []}
@@ -161,7 +161,7 @@ def test_actions(given: Any, output: Any, reason: str) -> None:
 
 def test_the_row_threshold_beats_the_options() -> None:
     """2.4: row `threshold` overrides 0.9."""
-    gold, sampled = EXEC, [call("exec_command", {"cmd": "ls -l /work"})]
+    gold, sampled = EXEC, [call("exec_command", {"cmd": "ls -l /src/proj"})]
     assert score(row(gold, "codex"), sampled, Options()).reward == 0
     assert score(row(gold, "codex"), sampled, Options(string_similarity_threshold=0.5)).reward == 1
     assert score(row(gold, "codex", threshold=0.5), sampled, Options()).reward == 1
