@@ -1,6 +1,5 @@
 """From a verdict's criteria to a reward (paper eq. 6)."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
@@ -11,23 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.objectives.names import require
-
-Conditions = tuple[tuple[str, float], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """The rule that turns named criteria into a reward.
-
-    A sample is accepted when every (criterion, threshold) of `accept` holds (value >= threshold),
-    or every one of `alternatively`, where that is not empty. An accepted sample earns 1, or its
-    value of the criterion `graded` where one is named; any other earns 0.
-    """
-
-    name: str
-    accept: Conditions = ()
-    alternatively: Conditions = ()
-    graded: str | None = None
+from pivotrl_jax.verifiers.recipe import Conditions, Recipe
 
 
 @flax.struct.dataclass

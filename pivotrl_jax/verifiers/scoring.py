@@ -1,0 +1,168 @@
+"""From a line of JSON to a line of JSON: the reward of one output for one pivot row."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.verifiers.command import Command
+from pivotrl_jax.verifiers.compatible import multi_harness, swe_pivot, terminus, tool_args
+from pivotrl_jax.verifiers.compatible.options import read_options
+from pivotrl_jax.verifiers.compatible.result import Result
+from pivotrl_jax.verifiers.recipe import Recipe, reward
+from pivotrl_jax.verifiers.rows import context, expert_action, sampled_action
+from pivotrl_jax.verifiers.tool_name import ToolName
+from pivotrl_jax.verifiers.verdict import Verifier
+
+MODES = ("strict", "compatible")
+
+# A pivot row, the Responses output items of a sample, the line's own options.
+Scorer = Callable[[Mapping[str, Any], Any, Any], Result]
+
+_MAX_ERROR = 400  # characters; a message may quote what a model wrote
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compatible:
+    """A compatible verifier, its default options and the one that --threshold sets."""
+
+    score: Callable[[Mapping[str, Any], Any, Any], Result]
+    defaults: Any
+    threshold: str
+
+
+COMPATIBLE: Mapping[str, _Compatible] = MappingProxyType(
+    {
+        "tool_args": _Compatible(
+            tool_args.score, tool_args.Options(), "word_count_similarity_threshold"
+        ),
+        "swe_pivot": _Compatible(swe_pivot.score, swe_pivot.Options(), "similarity_full_credit"),
+        "terminus": _Compatible(terminus.score, terminus.Options(), "string_similarity_threshold"),
+        "multi_harness": _Compatible(
+            multi_harness.score, multi_harness.Options(), "string_similarity_threshold"
+        ),
+    }
+)
+
+STRICT: Mapping[str, tuple[Verifier, Recipe]] = MappingProxyType(
+    {
+        "command": (
+            Command(),
+            Recipe(
+                "same_program_and_files",
+                accept=(
+                    ("program", 1.0),
+                    ("subcommand", 1.0),
+                    ("targets", 0.75),
+                    ("similarity", 0.5),
+                ),
+                alternatively=(("exact", 1.0),),
+            ),
+        ),
+        "tool_name": (ToolName(), Recipe("same_tools", accept=(("name", 1.0),))),
+    }
+)
+
+
+def scorer(verifier: str, mode: str, threshold: float | None = None) -> Scorer:
+    """The verdict of `verifier` on a row and an output.
+
+    `threshold` replaces the verifier's similarity threshold. Raises UserError for an unknown
+    verifier, and where there is no such threshold; the scorer raises it for a row or options that
+    are wrong.
+    """
+    verifiers: Sequence[str] = [*(COMPATIBLE if mode == "compatible" else STRICT)]
+    if verifier not in verifiers:
+        nearest = difflib.get_close_matches(verifier, verifiers, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"no {mode} verifier {verifier!r} among {', '.join(verifiers)}: "
+            f"did you mean {nearest!r}?"
+        )
+    if mode == "compatible":
+        return _compatible(COMPATIBLE[verifier], threshold)
+    return _strict(*STRICT[verifier], threshold)
+
+
+def score_line(number: int, line: bytes, score: Scorer) -> str:
+    """The output line for input line `number`; never raises.
+
+    An input line is {"id", "row", "output"} and optionally "config"; the output line has "id" and
+    "reward", "reason", "criteria", or "id" and "error".
+    """
+    identity = None
+    try:
+        record = _record(line)
+        identity = record.get("id")
+        for field in ("id", "row", "output"):
+            if field not in record:
+                raise UserError(f"field {field!r} is missing: give id, row and output")
+        if not isinstance(record["row"], dict):
+            raise UserError("field 'row' is not an object: give a pivot row")
+        result = score(record["row"], record["output"], record.get("config", {}))
+        return json.dumps({"id": identity, **dataclasses.asdict(result)}, allow_nan=False)
+    except UserError as error:
+        return error_line(number, identity, str(error))
+    except Exception as error:
+        return error_line(number, identity, f"{type(error).__name__}: {error}")
+
+
+def lost_line(number: int, line: bytes, why: str) -> str:
+    """The output line for an input line whose verdict never came."""
+    try:
+        return error_line(number, _record(line).get("id"), why)
+    except UserError:
+        return error_line(number, None, why)
+
+
+def error_line(number: int, identity: Any, message: str) -> str:
+    """The output line for an input line without a verdict."""
+    return json.dumps({"id": identity, "error": f"line {number}: {message[:_MAX_ERROR]}"})
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError("not UTF-8: write the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON ({error}): give one object a line") from None
+    if not isinstance(record, dict):
+        raise UserError("not an object: give id, row and output")
+    return record
+
+
+def _compatible(verifier: _Compatible, threshold: float | None) -> Scorer:
+    given = {} if threshold is None else {verifier.threshold: threshold}
+    defaults = read_options(verifier.defaults, given)
+
+    def score(row: Mapping[str, Any], output: Any, config: Any) -> Result:
+        return verifier.score(row, output, read_options(defaults, config))
+
+    return score
+
+
+def _strict(verifier: Verifier, recipe: Recipe, threshold: float | None) -> Scorer:
+    if threshold is not None:
+        recipe = _with_threshold(recipe, threshold)
+
+    def score(row: Mapping[str, Any], output: Any, config: Any) -> Result:
+        if config:
+            raise UserError("a strict verifier has no options in config: leave it out")
+        verdict = verifier(expert_action(row), sampled_action(output), context(row))
+        if verdict.error is not None:
+            raise UserError(verdict.error)
+        return Result(reward(recipe, verdict.criteria), verdict.reason, verdict.criteria)
+
+    return score
+
+
+def _with_threshold(recipe: Recipe, threshold: float) -> Recipe:
+    if "similarity" not in dict(recipe.accept):
+        raise UserError(f"recipe {recipe.name!r} asks for no similarity: leave --threshold out")
+    accept = tuple(
+        (name, threshold if name == "similarity" else value) for name, value in recipe.accept
+    )
+    return dataclasses.replace(recipe, accept=accept)
