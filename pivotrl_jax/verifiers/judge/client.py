@@ -15,8 +15,8 @@ from typing import Any
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.judge.cache import ReplyCache
-from pivotrl_jax.verifiers.judge.transport import Failure, Limits, post
 from pivotrl_jax.verifiers.judge.prompt import Chat
+from pivotrl_jax.verifiers.judge.transport import Failure, Limits, post
 from pivotrl_jax.verifiers.labels import parse_label
 
 _MOST_TOKENS = 1 << 31  # of one reply; a server that states more is not believed
