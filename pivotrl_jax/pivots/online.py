@@ -114,23 +114,21 @@ def retired(
 def choose(
     state: OnlineState, settings: OnlineSettings, seed: int, step: int, n: int
 ) -> Int[np.ndarray, "n"]:
-    """`n` different pivots for `step`; a pure function of its arguments.
+    """`n` different pivots for `step`, or all if there are fewer; a function of its arguments.
 
     The number of retired ones among them is binomial (n, readmit), as far as there are enough of
-    both kinds. ValueError if there are fewer than `n` pivots.
+    both kinds. The active ones are drawn one after the other, each in proportion to its weight
+    among those that are left.
     """
     rng = np.random.default_rng((seed, step))
     mean_P = mean(state, settings)
     out_P = np.logical_or(*retired(state, settings))
     active, out = np.flatnonzero(~out_P), np.flatnonzero(out_P)
     readmitted = min(max(rng.binomial(n, settings.readmit), n - len(active)), len(out))
-    weights = mean_P[active] * (1 - mean_P[active])
-    return np.concatenate(
-        [
-            rng.choice(active, n - readmitted, replace=False, p=weights / weights.sum()),
-            rng.choice(out, readmitted, replace=False),
-        ]
-    )
+    # The first of several exponential clocks to ring is each one in proportion to its rate.
+    rings = rng.exponential(size=len(active)) / (mean_P * (1 - mean_P))[active]
+    drawn = active[np.argsort(rings)][: n - readmitted]
+    return np.concatenate([drawn, rng.choice(out, readmitted, replace=False)])
 
 
 def mixed_probability(

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pivotrl_jax.verifiers.judge import EndpointSettings, JudgeClient
+
 Answer = Callable[[BaseHTTPRequestHandler, dict], None]
 
 
@@ -121,18 +123,16 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server) -> Callable[..., Any]:
+def client(server: Server) -> Callable[..., JudgeClient]:
     """A client of the server with small time-outs; keywords change its settings."""
-    from pivotrl_jax.verifiers.judge import EndpointSettings, JudgeClient
-
     defaults = {
         "url": server.url,
         "model": "judge-1",
         "attempts": 3,
         "backoff_seconds": 0.01,
-        "connect_seconds": 1.0,
-        "read_seconds": 0.3,
-        "deadline_seconds": 5.0,
+        "connect_seconds": 3.0,
+        "read_seconds": 3.0,
+        "deadline_seconds": 10.0,
         "max_reply_bytes": 10_000,
     }
     return lambda **changes: JudgeClient(EndpointSettings(**(defaults | changes)))

@@ -1,7 +1,5 @@
 """Verdicts of the judge and of rules before it, on a server that may contradict itself."""
 
-import time
-
 import pytest
 
 from pivotrl_jax.errors import UserError
@@ -116,9 +114,7 @@ def test_many_ask_together_and_alike_questions_once(server, client) -> None:
     server.script = [server.says("[[A=B]]", seconds=0.05)]
     judge = Judge(client(concurrency=8))
     questions = [question("ls", f"ls -{letter}") for letter in "abcdefgh" * 4]
-    start = time.monotonic()
     verdicts = judge.many([*questions, question("ls", "ls")])
-    assert time.monotonic() - start < 0.8
     assert [verdict.criteria["judge"] for verdict in verdicts] == [1.0] * 33
     assert (len(server.requests), server.most) == (16, 8)
     assert judge.many([]) == []
