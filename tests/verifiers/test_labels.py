@@ -20,11 +20,13 @@ FAR = "x" * 201
         (f"[[A=B]] then [[A!=B]]{FAR}", True),
         (f"[[A!=B]]{FAR}[[A=B]]", True),
         (f"[[A=B]]{FAR}[[A!=B]]", False),
-        (f"[[A!=B]] [[A=B]] [[A!=B]]{'x' * 192}", False),
+        (f"[[A=B]] [[A!=B]]{'x' * 192}", False),
         (f"[[A=B]][[A!=B]]{'x' * 192}", False),  # all of the second within the last 200
         (f"[[A=B]][[A!=B]]{'x' * 193}", True),  # one character of it is outside
         (f"[[A=B]]{'x' * 193}", True),
         (f"[[A=B]]{'x' * 194}", True),
+        ("[[A!=B]] or [[A=B]]? [[A!=B]]", False),
+        ("[[A=B]] or [[A!=B]]? [[A=B]]", True),
         ("", None),
         ("equal", None),
         ("[[A==B]]", None),

@@ -59,6 +59,17 @@ class Server:
         body = {"choices": [{"message": {"content": text}}], "usage": usage}
         return self.sends(json.dumps(body).encode(), seconds=seconds)
 
+    def waits_for(self, most: int, text: str) -> Answer:
+        """An answer that comes once `most` requests have been open at a time."""
+
+        def answer(handler: BaseHTTPRequestHandler, request: dict) -> None:
+            until = time.monotonic() + 5
+            while self.most < most and time.monotonic() < until:
+                self._stopped.wait(0.005)
+            self.says(text)(handler, request)
+
+        return answer
+
     def asks(self, label: Callable[[str], str]) -> Answer:
         """The label that a function finds in the question."""
 

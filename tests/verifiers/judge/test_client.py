@@ -171,7 +171,7 @@ def chat(number: int) -> list[dict[str, str]]:
 
 
 def test_concurrency_is_bounded_over_all_threads(server, client) -> None:
-    server.script = [server.says("[[A=B]]", seconds=0.03)]
+    server.script = [server.waits_for(3, "[[A=B]]")] * 3 + [server.says("[[A=B]]", seconds=0.03)]
     asked = client(concurrency=3)
     with ThreadPoolExecutor(12) as pool:
         assert all(pool.map(asked.ask, map(chat, range(36))))

@@ -111,7 +111,7 @@ def test_a_sample_cannot_write_its_own_verdict(server, client) -> None:
 
 
 def test_many_ask_together_and_alike_questions_once(server, client) -> None:
-    server.script = [server.says("[[A=B]]", seconds=0.05)]
+    server.script = [server.waits_for(8, "[[A=B]]")]
     judge = Judge(client(concurrency=8))
     questions = [question("ls", f"ls -{letter}") for letter in "abcdefgh" * 4]
     verdicts = judge.many([*questions, question("ls", "ls")])
