@@ -20,18 +20,18 @@ Answer = Callable[[BaseHTTPRequestHandler, dict], None]
 class Server:
     """Answers the n-th request by `script[n]`, and all later ones by the last of `script`.
 
-    `requests` and `headers` hold what came in, `most` how many requests were open at once.
+    `requests` and `headers` hold what came in, `most` how many requests were open at once and
+    `dripped` how many bytes were sent one at a time. Tests go by these and not by the clock.
     """
 
     def __init__(self) -> None:
         self.script: list[Answer] = [self.says("[[A=B]]")]
         self.requests: list[dict] = []
         self.headers: list[dict[str, str]] = []
-        self.most = self._open = 0
+        self.most = self.dripped = self._open = 0
         self._lock, self._stopped = threading.Lock(), threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.request_queue_size = 64
+        self._http = _Http(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -102,14 +102,26 @@ class Server:
             until = time.monotonic() + seconds
             while time.monotonic() < until and not self._stopped.wait(0.02):
                 handler.wfile.write(b" ")
+                self.dripped += 1
 
         return answer
+
+    def floods(self, handler: BaseHTTPRequestHandler, request: dict) -> None:
+        """A reply that does not end while anyone reads it."""
+        handler.send_response(200)
+        handler.end_headers()
+        while not self._stopped.is_set():
+            handler.wfile.write(b"x" * 65536)
 
     def resets(self, handler: BaseHTTPRequestHandler, request: dict) -> None:
         linger = struct.pack("ii", 1, 0)
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         handler.rfile.close()
         handler.connection.close()
+
+
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 64
 
 
 class _Handler(BaseHTTPRequestHandler):

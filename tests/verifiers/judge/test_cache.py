@@ -11,7 +11,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.judge import JudgeClient
 from pivotrl_jax.verifiers.judge.transport import Failure
 
-CHAT = [{"role": "user", "content": "Are ls and dir equal?"}]
+CHAT = [{"role": "user", "content": "Are ls and dir equal?" + " " * 1000}]
 
 
 def chat(number: int) -> list[dict[str, str]]:
@@ -39,6 +39,7 @@ def test_a_reply_without_a_label_is_not_cached(server, client, tmp_path: Path) -
     asked = client(cache=str(tmp_path))
     with pytest.raises(Failure, match="no_label"):
         asked.ask(CHAT)
+    assert list(tmp_path.rglob("*.*")) == []
     assert asked.ask(CHAT) is True
 
 

@@ -1,5 +1,7 @@
 """The judge's client against a server that answers, stalls, fails and lies."""
 
+import contextlib
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -71,15 +73,13 @@ def test_retry_after_is_waited_for(server, client) -> None:
     server.script = [server.sends(b"", 429, Retry_After="1"), server.says("[[A=B]]")]
     start = time.monotonic()
     assert client().ask(CHAT) is True
-    assert 1 <= time.monotonic() - start < 3
+    assert time.monotonic() - start >= 1
 
 
 def test_a_retry_after_beyond_the_deadline_gives_up_at_once(server, client) -> None:
     server.script = [server.sends(b"", 429, Retry_After="60")]
-    start = time.monotonic()
     with pytest.raises(Failure, match="http_429"):
         client().ask(CHAT)
-    assert time.monotonic() - start < 4
     assert len(server.requests) == 1
 
 
@@ -100,10 +100,8 @@ def test_retry_after_may_be_a_date() -> None:
 def test_a_stalling_server_times_out(server, client) -> None:
     server.script = [server.says("[[A=B]]", seconds=5)]
     asked = client(read_seconds=0.1, attempts=2)
-    start = time.monotonic()
     with pytest.raises(Failure, match="timeout"):
         asked.ask(CHAT)
-    assert time.monotonic() - start < 3
     assert (asked.stats().retried, asked.stats().failed) == ({"timeout": 1}, {"timeout": 1})
 
 
@@ -119,10 +117,25 @@ def test_a_stalling_server_times_out(server, client) -> None:
 )
 def test_a_dripping_server_ends_at_the_deadline(server, client, head: bytes) -> None:
     server.script = [server.drips(head)]
-    start = time.monotonic()
     with pytest.raises(Failure, match="timeout"):
         client(deadline_seconds=0.4).ask(CHAT)
-    assert 0.35 < time.monotonic() - start < 3
+    assert 5 < server.dripped < 100
+
+
+@pytest.mark.parametrize("limit", ["connect_seconds", "deadline_seconds"])
+def test_a_server_that_accepts_nobody_times_out(client, limit: str) -> None:
+    with contextlib.ExitStack() as opened, socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):  # until its queue is full
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        asked = client(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", **{limit: 0.2})
+        start = time.monotonic()
+        with pytest.raises(Failure, match="timeout"):
+            asked.ask(CHAT)
+        assert 0.15 < time.monotonic() - start < 2.5
 
 
 def test_a_server_that_is_not_there_is_a_connection_failure(client) -> None:
@@ -154,8 +167,10 @@ def test_lies_are_failures_and_not_asked_again(server, client, body: bytes, reas
     assert (asked.stats().requests, asked.stats().failed) == (1, {reason: 1})
 
 
-def test_megabytes_are_not_read(server, client) -> None:
-    server.script = [server.says("[[A=B]]" + "x" * 5_000_000)]
+@pytest.mark.parametrize("endless", [False, True])
+def test_megabytes_are_not_read(server, client, endless: bool) -> None:
+    long = server.says("[[A=B]]" + "x" * 5_000_000)
+    server.script = [server.floods if endless else long]
     with pytest.raises(Failure, match="too_large: more than 10000 bytes"):
         client().ask(CHAT)
 
@@ -180,13 +195,17 @@ def test_concurrency_is_bounded_over_all_threads(server, client) -> None:
 
 
 def test_waiting_for_a_slot_ends_at_the_deadline(server, client) -> None:
-    server.script = [server.says("[[A=B]]", seconds=5)]
-    asked = client(concurrency=1, read_seconds=9, deadline_seconds=0.3)
-    start = time.monotonic()
-    with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(asked.ask, chat(n)) for n in range(4)]
-    assert {each.exception().reason for each in asking} == {"timeout"}  # type: ignore[union-attr]
-    assert 0.25 < time.monotonic() - start < 3
+    server.script = [server.waits_for(2, "[[A=B]]")]
+    patient, hurried = client(concurrency=1), client(concurrency=1, deadline_seconds=0.2)
+    hurried._slots = patient._slots
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(patient.ask, chat(0))
+        while not server.requests:
+            time.sleep(0.005)
+        with pytest.raises(Failure, match="timeout: no free slot"):
+            hurried.ask(chat(1))
+        server.most = 2
+        assert asking.result() is True
 
 
 def test_tokens_and_cost_add_up(server, client) -> None:
