@@ -76,9 +76,12 @@ def _hardest_first(table: pa.Table) -> list[int]:
 def _surplus(rows: Sequence[int], kinds: Sequence[Kind], caps: Caps) -> dict[int, str]:
     """The rows beyond the caps, with the reason; `rows` come hardest first."""
     messages = sum(kinds[row] == "message" for row in rows)
-    room = min(_messages_beside(len(rows) - messages, messages, caps.message_share), messages)
-    total = min(len(rows) - messages + room, len(rows) if caps.pivots is None else caps.pivots)
-    room = min(room, _floor(total * caps.message_share))
+    others = len(rows) - messages
+    # Exactly as written: in floats, 2 * 0.6 / (1 - 0.6) is less than 3.
+    share = Fraction(str(caps.message_share))
+    room = messages if share == 1 else min(messages, math.floor(others * share / (1 - share)))
+    total = others + room if caps.pivots is None else min(others + room, caps.pivots)
+    room = min(room, math.floor(total * share))
     surplus: dict[int, str] = {}
     for row in rows:
         is_message = kinds[row] == "message"
@@ -89,16 +92,6 @@ def _surplus(rows: Sequence[int], kinds: Sequence[Kind], caps: Caps) -> dict[int
         else:
             total, room = total - 1, room - is_message
     return surplus
-
-
-def _messages_beside(others: int, messages: int, share: float) -> int:
-    """The most messages that are no more than `share` of themselves and `others`."""
-    return messages if share == 1 else _floor(others * share / (1 - share))
-
-
-def _floor(value: float) -> int:
-    # 0.7 * 10 is a little less than 7.
-    return math.floor(value + 1e-9)
 
 
 def mixed_batch(

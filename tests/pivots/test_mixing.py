@@ -64,6 +64,12 @@ def test_the_easiest_are_dropped_first(caps: Caps, dropped: dict[str, str]) -> N
     assert {row["status"] for row in rows if row["selected"]} == {"pivot"}
 
 
+def test_a_share_is_met_exactly() -> None:
+    table, kinds = profile(*CHAT[:3], *TOOLS[:2])
+    assert all(cap(table, kinds, {"chat": Caps(message_share=0.6)})["selected"].to_pylist())
+    assert not all(cap(table, kinds, {"chat": Caps(message_share=0.59)})["selected"].to_pylist())
+
+
 def test_a_cap_touches_its_domain_and_what_was_selected_only() -> None:
     other = [("sql", "message", 0.5), ("chat", "message", 0.0), ("chat", "message", 1.0)]
     table, kinds = profile(*other, *CHAT, *TOOLS)

@@ -81,7 +81,9 @@ def test_retirement(passed: float, total: float, status: str) -> None:
 
 
 def test_retirement_needs_evidence_and_fades_with_it() -> None:
-    assert not retired(known((7, 7)), dataclasses.replace(SETTINGS, solved=0.6))[0]
+    narrow = dataclasses.replace(SETTINGS, hopeless=0.3, solved=0.6)
+    for counts in ((7, 7), (0, 7)):
+        assert not np.any(retired(known(counts), narrow))
     state = known((16, 16))
     nothing = np.zeros((0, 2))
     later = [

@@ -24,7 +24,7 @@ THIRD = ReprofileSettings(mixed_share=1 / 3, window=2)
     [
         ([0.9, 0.6, 0.2, 0.2], "mixed_share fell to 0.2, below 0.333 of 0.75"),
         ([0.9, 0.6, 0.25, 0.25], None),  # a third exactly is not below
-        ([0.9, 0.6, 0.0], None),  # start and present would overlap
+        ([0.9, 0.0, 0.0], None),  # start and present would overlap
         ([0.6, 0.6, 0.6, 0.1, 0.6], None),
         ([0.6, 0.6, 0.6, 0.6, 0.3, 0.0], "mixed_share fell to 0.15, below 0.333 of 0.6"),
         ([0.0, 0.0, 0.0, 0.0], None),
