@@ -16,10 +16,13 @@ from pivotrl_jax.text import Clip, Rendering, RenderSettings, render
 from pivotrl_jax.text.render import to_chat
 from pivotrl_jax.trajectories import (
     Candidate,
+    Split,
     Trajectory,
     candidates,
     check_disjoint,
+    check_leaks,
     group,
+    join_tasks,
     read,
     split,
 )
@@ -41,7 +44,8 @@ def read_stage(run: Run) -> list[Trajectory]:
     directory.mkdir(parents=True, exist_ok=True)
     trajectories, audit = read(data.path, data.format, directory / "quarantine.jsonl", data.limit)
     write_json(directory / "audit.json", dataclasses.asdict(audit))
-    return trajectories
+    # Runs that began alike are one task, whatever the source calls them.
+    return join_tasks(trajectories)
 
 
 def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
@@ -52,14 +56,13 @@ def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
             f"text.trunk_tokens is {settings.text.trunk_tokens}, but {run.cfg.name} has positions "
             f"for {run.cfg.max_positions} tokens only; lower it"
         )
-    groups = {t.id: group(t, settings.data.split_by) for t in trajectories}
-    parts = split(groups.values(), settings.data.heldout_share, settings.seed)
+    parts = _parts(run, trajectories)
     left_out: Counter[str] = Counter()
     trunks: list[np.ndarray] = []
     turns: dict[str, list[Turn]] = {"train": [], "heldout": []}
     rows, texts, kept, clipped = [], [], [], 0
     for trajectory in trajectories:
-        found, skipped = candidates(trajectory, settings.data.turns, parts[groups[trajectory.id]])
+        found, skipped = candidates(trajectory, settings.data.turns, parts[trajectory.id])
         left_out.update(skipped)
         rendering = _render(run, trajectory)
         clipped += rendering.clipped_tokens
@@ -102,6 +105,19 @@ def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
     }
     _write(run, table, texts, audit)
     return Corpus(trunks, turns, table)
+
+
+def _parts(run: Run, trajectories: Sequence[Trajectory]) -> dict[str, Split]:
+    """The part of each trajectory by its id. UserError where both parts hold the same turns."""
+    data = run.settings.data
+    groups = {t.id: group(t, data.split_by) for t in trajectories}
+    part_of = split(groups.values(), data.heldout_share, run.settings.seed)
+    parts = {name: part_of[own] for name, own in groups.items()}
+    check_leaks(
+        [t for t in trajectories if parts[t.id] == "train"],
+        [t for t in trajectories if parts[t.id] == "heldout"],
+    )
+    return parts
 
 
 def _render(run: Run, trajectory: Trajectory) -> Rendering:

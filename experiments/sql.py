@@ -32,16 +32,9 @@ from pivotrl_jax.parallel import MeshSettings
 from pivotrl_jax.pivots import SelectionSettings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
+from pivotrl_jax.verifiers.recipes import SAME_RESULT
 
 replace = dataclasses.replace
-
-# The same result. `tables` keeps out constants that happen to be right (`SELECT 3` for a count) and
-# leaves open whether a join takes a detour; the same text is right even if the copy cannot run it.
-SAME_RESULT = Recipe(
-    name="same_result",
-    accept=(("result", 1.0), ("tables", 0.5)),
-    alternatively=(("exact", 1.0),),
-)
 
 
 def laptop() -> Settings:

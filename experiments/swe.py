@@ -32,18 +32,9 @@ from pivotrl_jax.parallel import MeshSettings
 from pivotrl_jax.pivots import SelectionSettings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
+from pivotrl_jax.verifiers.recipes import SAME_TARGET, SAME_TOOL
 
 replace = dataclasses.replace
-
-# Between the paper's SWE verifier (tool name only, which one bash tool makes empty) and equivalence
-# proper: the same program and sub-command on the same files, or the same command up to quoting,
-# flag order and viewers. What is searched for or which lines are read is left open; thresholds on
-# `pattern` and `range` ask for that too.
-SAME_TARGET = Recipe(
-    name="same_program_and_files",
-    accept=(("program", 1.0), ("subcommand", 1.0), ("targets", 0.75), ("similarity", 0.5)),
-    alternatively=(("exact", 1.0),),
-)
 
 
 def laptop() -> Settings:
@@ -150,7 +141,7 @@ def pod() -> Settings:
             base.text, trunk_tokens=32_768, clip_observation=None, clip_task=None, reasoning="keep"
         ),
         model=ModelSettings(name="hub:Qwen/Qwen3-30B-A3B-Thinking-2507", dtype="bfloat16"),
-        reward=RewardSettings(verifier="tool_name", recipe=Recipe("name", (("name", 1.0),))),
+        reward=RewardSettings(verifier="tool_name", recipe=SAME_TOOL),
         sft=replace(base.sft, epochs=0),
         engine=EngineSettings(rows=64, slots=1024, chunk=128, row_multiple=4096),
         profile=ProfileSettings(samples=16, sampling=sampling),

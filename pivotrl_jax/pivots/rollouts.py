@@ -15,7 +15,7 @@ from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettin
 from pivotrl_jax.text import ActionFormat, Tokenizer
 from pivotrl_jax.trajectories import NO_CONTEXT, Action, Context
 from pivotrl_jax.trees import chunks
-from pivotrl_jax.verifiers import Verifier
+from pivotrl_jax.verifiers import Verifier, verify_many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,18 +123,22 @@ def judge(
     texts = [[""] * shape[1] for _ in rollout.turns]
     reasons = [[""] * shape[1] for _ in rollout.turns]
     errors: list[list[str | None]] = [[None] * shape[1] for _ in rollout.turns]
-    for i, j in np.ndindex(shape):
-        drawn = rollout.samples[i][j]
-        text = tokenizer.decode([t for t in drawn.tokens.tolist() if t != tokenizer.eot])
-        parsed = fmt.parse(text)
-        turn = rollout.turns[i]
-        verdict = verifier(turn.expert, parsed, turn.context)
-        error = "truncated" if drawn.truncated and truncated == "exclude" else verdict.error
+    places = list(np.ndindex(shape))
+    parsed = []
+    for i, j in places:
+        kept = [t for t in rollout.samples[i][j].tokens.tolist() if t != tokenizer.eot]
+        texts[i][j] = tokenizer.decode(kept)
+        parsed.append(fmt.parse(texts[i][j]))
+    turns = [rollout.turns[i] for i, _ in places]
+    asked = [(turn.expert, p, turn.context) for turn, p in zip(turns, parsed, strict=True)]
+    for (i, j), p, verdict in zip(places, parsed, verify_many(verifier, asked), strict=True):
+        cut = rollout.samples[i][j].truncated and truncated == "exclude"
+        error = "truncated" if cut else verdict.error
         if error is None:
             criteria_PKC[i, j] = [verdict.criteria[name] for name in verifier.criteria]
         valid_PK[i, j] = error is None
-        malformed_PK[i, j] = bool(parsed.problems)
-        texts[i][j], reasons[i][j], errors[i][j] = text, verdict.reason, error
+        malformed_PK[i, j] = bool(p.problems)
+        reasons[i][j], errors[i][j] = verdict.reason, error
     return Judged(criteria_PKC, valid_PK, malformed_PK, texts, reasons, errors)
 
 

@@ -102,7 +102,8 @@ def _gold_places(row: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
 
 
 def _expert(row: Mapping[str, Any]) -> Message:
-    gold = next((p[name] for p, name in _gold_places(row) if p.get(name) is not None), None)
+    # An empty one stands for none.
+    gold = next((p[name] for p, name in _gold_places(row) if p.get(name)), None)
     if gold is None:
         raise BadRow("no_expected_action")
     if isinstance(gold, str):

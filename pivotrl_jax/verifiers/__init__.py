@@ -7,6 +7,7 @@ from functools import partial
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.command import Command
 from pivotrl_jax.verifiers.edit import FileEdits
+from pivotrl_jax.verifiers.many import verify_many
 from pivotrl_jax.verifiers.search import Search
 from pivotrl_jax.verifiers.sql import Sql
 from pivotrl_jax.verifiers.terminal import Terminal
@@ -25,6 +26,7 @@ __all__ = [
     "Verdict",
     "Verifier",
     "verifier",
+    "verify_many",
 ]
 
 

@@ -18,7 +18,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers import scoring, workers
@@ -35,7 +35,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 when every line has its output line, 2 when the user has to mend something."""
     options = _parser().parse_args(arguments)
-    make_work = functools.partial(_work, options.verifier, options.mode, options.threshold)
+    make_work = functools.partial(
+        _work, options.verifier, options.mode, options.threshold, options.databases
+    )
     broken: list[str] = []
     try:
         make_work()  # a wrong name or threshold is told before anything is opened
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--verifier", required=True, help="the verifier's name")
     score.add_argument("--mode", choices=scoring.MODES, default="strict")
     score.add_argument("--threshold", type=_finite, help="replaces the similarity threshold")
+    score.add_argument("--databases", help="folder or tar of the strict verifier `sql`")
     score.add_argument("input", metavar="IN.jsonl")
     score.add_argument("output", metavar="OUT.jsonl")
     return parser
@@ -84,8 +87,8 @@ def _finite(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
 
 
-def _work(verifier: str, mode: str, threshold: float | None) -> workers.Work:
-    return functools.partial(scoring.score_line, score=scoring.scorer(verifier, mode, threshold))
+def _work(*options: Any) -> workers.Work:
+    return functools.partial(scoring.score_line, score=scoring.scorer(*options))
 
 
 def _reading(name: str) -> contextlib.AbstractContextManager[BinaryIO]:

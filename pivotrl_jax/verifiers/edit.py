@@ -1,12 +1,4 @@
-"""Equivalence of edits by the file that they produce; of views by place; of commands by form.
-
-Default recipe, which asks for the same files with the same content (`similarity` 0.9 instead of
-`content` is the lenient one):
-
-    Recipe("same_files", accept=(
-        ("well_formed", 1.0), ("kind", 1.0), ("target", 1.0), ("content", 1.0), ("range", 0.8),
-        ("command", 0.75), ("values", 1.0)))
-"""
+"""Equivalence of edits by the file that they produce; of views by place; of commands by form."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pivotrl_jax.trajectories.formats import tool_name
+from pivotrl_jax.trajectories.parsing import tool_name
 
 _MAX_REFERENCES = 8
 # BFCL, Java and Python names of JSON types; any other name allows every value.

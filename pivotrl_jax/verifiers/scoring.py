@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.verifiers.command import Command
+from pivotrl_jax.verifiers import verifier as strict_verifier
 from pivotrl_jax.verifiers.compatible import multi_harness, swe_pivot, terminus, tool_args
 from pivotrl_jax.verifiers.compatible.options import read_options
 from pivotrl_jax.verifiers.compatible.result import Result
 from pivotrl_jax.verifiers.recipe import Recipe, reward
-from pivotrl_jax.verifiers.rows import context, expert_action, sampled_action
-from pivotrl_jax.verifiers.tool_name import ToolName
+from pivotrl_jax.verifiers.recipes import DEFAULT
+from pivotrl_jax.verifiers.rows import expert_turn, sampled_action
 from pivotrl_jax.verifiers.verdict import Verifier
 
 MODES = ("strict", "compatible")
@@ -47,34 +47,31 @@ COMPATIBLE: Mapping[str, _Compatible] = MappingProxyType(
     }
 )
 
-STRICT: Mapping[str, tuple[Verifier, Recipe]] = MappingProxyType(
+# What judges the rows of each compatible verifier strictly.
+COUNTERPART: Mapping[str, str] = MappingProxyType(
     {
-        "command": (
-            Command(),
-            Recipe(
-                "same_program_and_files",
-                accept=(
-                    ("program", 1.0),
-                    ("subcommand", 1.0),
-                    ("targets", 0.75),
-                    ("similarity", 0.5),
-                ),
-                alternatively=(("exact", 1.0),),
-            ),
-        ),
-        "tool_name": (ToolName(), Recipe("same_tools", accept=(("name", 1.0),))),
+        "tool_args": "tool_call",
+        "swe_pivot": "edit",
+        "terminus": "terminal",
+        "multi_harness": "edit",
     }
 )
 
 
-def scorer(verifier: str, mode: str, threshold: float | None = None) -> Scorer:
-    """The verdict of `verifier` on a row and an output.
+def scorer(
+    verifier: str, mode: str, threshold: float | None = None, databases: str | None = None
+) -> Scorer:
+    """The verdict of `verifier` on a row and an output; strictly, of its counterpart.
 
-    `threshold` replaces the verifier's similarity threshold. Raises UserError for an unknown
+    `threshold` replaces the verifier's similarity threshold; `databases` is where the strict
+    verifier "sql" finds them. Raises UserError for an unknown
     verifier, and where there is no such threshold; the scorer raises it for a row or options that
     are wrong.
     """
-    verifiers: Sequence[str] = [*(COMPATIBLE if mode == "compatible" else STRICT)]
+    verifiers: Sequence[str] = [*COMPATIBLE]
+    if mode == "strict":
+        verifier = COUNTERPART.get(verifier, verifier)
+        verifiers = [*DEFAULT]
     if verifier not in verifiers:
         nearest = difflib.get_close_matches(verifier, verifiers, n=1, cutoff=0.0)[0]
         raise UserError(
@@ -83,7 +80,7 @@ def scorer(verifier: str, mode: str, threshold: float | None = None) -> Scorer:
         )
     if mode == "compatible":
         return _compatible(COMPATIBLE[verifier], threshold)
-    return _strict(*STRICT[verifier], threshold)
+    return _strict(strict_verifier(verifier, databases), DEFAULT[verifier], threshold)
 
 
 def score_line(number: int, line: bytes, score: Scorer) -> str:
@@ -151,7 +148,8 @@ def _strict(verifier: Verifier, recipe: Recipe, threshold: float | None) -> Scor
     def score(row: Mapping[str, Any], output: Any, config: Any) -> Result:
         if config:
             raise UserError("a strict verifier has no options in config: leave it out")
-        verdict = verifier(expert_action(row), sampled_action(output), context(row))
+        expert, context = expert_turn(row)
+        verdict = verifier(expert, sampled_action(output), context)
         if verdict.error is not None:
             raise UserError(verdict.error)
         return Result(reward(recipe, verdict.criteria), verdict.reason, verdict.criteria)

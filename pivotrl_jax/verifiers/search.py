@@ -1,11 +1,4 @@
-"""Equivalence of what search agents do: search, visit, answer.
-
-Default recipe; "words" is what an ablation would sweep:
-
-    Recipe("same_search", accept=(
-        ("well_formed", 1.0), ("kind", 1.0), ("name", 1.0), ("target", 0.8), ("words", 0.6),
-        ("covered", 0.85), ("answer", 1.0), ("values", 1.0)))
-"""
+"""Equivalence of what search agents do: search, visit, answer."""
 
 import dataclasses
 import re

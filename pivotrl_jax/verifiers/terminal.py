@@ -1,12 +1,4 @@
-"""Equivalence of Terminus answers: JSON with the keystrokes that a terminal is to receive.
-
-Default recipe:
-
-    Recipe("same_keystrokes", accept=(
-        ("well_formed", 1.0), ("kind", 1.0), ("schema", 1.0), ("complete", 1.0), ("keys", 1.0),
-        ("directory", 1.0), ("program", 1.0), ("subcommand", 1.0), ("targets", 1.0),
-        ("pattern", 0.8), ("similarity", 0.5)), alternatively=(("exact", 1.0),))
-"""
+"""Equivalence of Terminus answers: JSON with the keystrokes that a terminal is to receive."""
 
 import dataclasses
 import json

@@ -1,12 +1,4 @@
-"""Equivalence of tool calls by typed values under the tool's schema; of messages by their words.
-
-Default recipe, which asks for the expert's calls, no more and no fewer, and in a message turn for
-as many common words as answers to the same turn usually have, and half of the facts:
-
-    Recipe("same_call", accept=(
-        ("well_formed", 1.0), ("kind", 1.0), ("name", 1.0), ("schema", 1.0), ("required", 1.0),
-        ("arguments", 1.0), ("values", 1.0), ("similarity", 0.35), ("facts", 0.5)))
-"""
+"""Equivalence of tool calls by typed values under the tool's schema; of messages by their words."""
 
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence

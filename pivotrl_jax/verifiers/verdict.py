@@ -23,8 +23,11 @@ class Verdict:
 class Verifier(Protocol):
     """Functional equivalence of a sampled and an expert action in one domain."""
 
-    name: str
-    criteria: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def criteria(self) -> tuple[str, ...]: ...
 
     def __call__(
         self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT

@@ -20,7 +20,7 @@ from pivotrl_jax.trajectories import (
 )
 from pivotrl_jax.trajectories.formats import FORMATS, detect
 from pivotrl_jax.trajectories.intercode import intercode_bash, intercode_sql
-from pivotrl_jax.trajectories.schema import BadRow
+from pivotrl_jax.trajectories.parsing import BadRow
 
 DATA = Path(__file__).parents[2] / "experiments" / "data"
 SQL_FILE = DATA / "sql" / "intercode_sql_gpt4_success.jsonl.gz"

@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 
-from pivotrl_jax.objectives.rewards import Recipe
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, Message, ToolCall
 from pivotrl_jax.verifiers import FileEdits, verifier
 from pivotrl_jax.verifiers.files import Shown, edits_of, known_files
 from pivotrl_jax.verifiers.patches import apply
+from pivotrl_jax.verifiers.recipes import SAME_FILES
 
 DATA = Path(__file__).parent / "data"
 VERIFY = FileEdits()
-RECIPE = Recipe("same_files", accept=(
-    ("well_formed", 1.0), ("kind", 1.0), ("target", 1.0), ("content", 1.0), ("range", 0.8),
-    ("command", 0.75), ("values", 1.0)))  # fmt: skip
 FILE = "def f(x):\n    y = x\n    return y\n\n\ndef g(x):\n    y = x\n    return -y"
 NUMBERED = "\n".join(f"{n:>6}\t{line}" for n, line in enumerate(FILE.split("\n"), 1))
 
@@ -60,7 +57,7 @@ def judge(expert: Action, sampled: Action, context: Context = NO_CONTEXT):
 
 def accepted(expert: Action, sampled: Action, context: Context = NO_CONTEXT) -> bool:
     found = judge(expert, sampled, context)
-    return all(found[name] >= threshold for name, threshold in RECIPE.accept)
+    return all(found[name] >= threshold for name, threshold in SAME_FILES.accept)
 
 
 EXPERT = replace("    return y", "    return y + 1")

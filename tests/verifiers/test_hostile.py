@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pivotrl_jax.objectives.rewards import Recipe, compile_recipe
+from pivotrl_jax.objectives.rewards import compile_recipe
 from pivotrl_jax.text.actions import HermesTags, ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context, Message, ToolCall
 from pivotrl_jax.verifiers import Verifier, verifier
+from pivotrl_jax.verifiers.recipe import reward
+from pivotrl_jax.verifiers.recipes import DEFAULT
 
 
 def call(name: str, **arguments: Any) -> Action:
@@ -27,16 +29,6 @@ EXPERTS = {
                call("visit", url=["http://a.b/c"]), Action("It is **Oslo**, as found.")],
     "terminal": [ANSWER],
     "edit": [EDIT, call("view", path="/testbed/a.py"), call("bash", command="pytest -q a.py")],
-}  # fmt: skip
-RECIPES = {
-    "tool_call": (("name", 1.0), ("schema", 1.0), ("required", 1.0), ("arguments", 1.0),
-                  ("values", 1.0), ("similarity", 0.35), ("facts", 0.5)),
-    "search": (("name", 1.0), ("target", 0.8), ("words", 0.6), ("covered", 0.85), ("answer", 1.0),
-               ("values", 1.0)),
-    "terminal": (("schema", 1.0), ("complete", 1.0), ("keys", 1.0), ("directory", 1.0),
-                 ("program", 1.0), ("subcommand", 1.0), ("targets", 1.0), ("pattern", 0.8),
-                 ("similarity", 0.5)),
-    "edit": (("target", 1.0), ("content", 1.0), ("range", 0.8), ("command", 0.75), ("values", 1.0)),
 }  # fmt: skip
 CASES = [(name, expert) for name, experts in EXPERTS.items() for expert in experts]
 CONTEXT = Context(
@@ -54,14 +46,13 @@ def judge(name: str, expert: Action, sampled: ParsedAction) -> bool:
     assert verdict.error is None, verdict.error
     assert tuple(verdict.criteria) == chosen.criteria
     assert all(0 <= score <= 1 for score in verdict.criteria.values())
-    both = (("well_formed", 1.0), ("kind", 1.0), *RECIPES[name])
-    return all(verdict.criteria[criterion] >= least for criterion, least in both)
+    return reward(DEFAULT[name], verdict.criteria) == 1
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", DEFAULT)
 def test_the_default_recipes_name_criteria_that_exist(name: str) -> None:
-    accept = (("well_formed", 1.0), ("kind", 1.0), *RECIPES[name])
-    compile_recipe(Recipe(name, accept), verifier(name).criteria)
+    databases = "experiments/data/sql/intercode_spider_sqlite.tar.gz" if name == "sql" else None
+    compile_recipe(DEFAULT[name], verifier(name, databases).criteria)
 
 
 @pytest.mark.parametrize(("name", "expert"), CASES)

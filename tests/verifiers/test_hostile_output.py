@@ -42,6 +42,8 @@ ROW = {
     "metadata": {"harness": "terminus_2"},
 }
 STRINGS = {"enable_string_similarity": True, "enable_llm_judge": False}
+# Those that judge calls; `sql` needs a database and `terminal` an answer in text.
+STRICT = ("command", "edit", "search", "tool_call", "tool_name", "multi_harness")
 COMPATIBLE = [("tool_args", {}), ("swe_pivot", {}), ("terminus", STRINGS), ("multi_harness", {})]
 
 
@@ -58,7 +60,7 @@ def test_any_output_gets_a_line(output: Any) -> None:
     for verifier, config in COMPATIBLE:
         result = score(verifier, "compatible", output, config)
         assert result.get("reward", 0.0) in (0.0, 1.0)
-    for verifier in scoring.STRICT:
+    for verifier in STRICT:
         result = score(verifier, "strict", output, {})
         assert not (result["reward"] and sampled_action(output).problems)
 
@@ -104,7 +106,7 @@ RIGHT_TOOL = {("tool_name", "a megabyte of command"), ("tool_name", "unclosed qu
 
 
 @pytest.mark.parametrize(
-    ("verifier", "name"), sorted(set(itertools.product(scoring.STRICT, GARBAGE)) - RIGHT_TOOL)
+    ("verifier", "name"), sorted(set(itertools.product(STRICT, GARBAGE)) - RIGHT_TOOL)
 )
 def test_strict_verifiers_never_reward_garbage(verifier: str, name: str) -> None:
     before = time.monotonic()

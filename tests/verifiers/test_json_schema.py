@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.verifiers.json_schema import equal, fits
+from pivotrl_jax.verifiers.compatible.json_schema import equal, fits
 
 CITY = {
     "type": "object",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pivotrl_jax.verifiers.labels import NOT_EQUAL, EQUAL, parse_label
+from pivotrl_jax.verifiers.labels import EQUAL, NOT_EQUAL, parse_label
 
 FAR = "x" * 201
 

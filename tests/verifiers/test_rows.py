@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Message, ToolCall
-from pivotrl_jax.verifiers.rows import context, expert_action, sampled_action
+from pivotrl_jax.verifiers.rows import expert_turn, sampled_action
 
 DATA = Path(__file__).parent / "compatible" / "data" / "nemo_gym_rollouts.jsonl.gz"
 RECORDS = [json.loads(line) for line in gzip.decompress(DATA.read_bytes()).splitlines()]
@@ -44,27 +43,22 @@ ANSWER = '{"analysis": "", "plan": "", "commands": []}'
         ({"metadata": {"expected_action": call({"a": 1})}}, Action("", (F,))),
     ],
 )  # fmt: skip
-def test_expert_action(row: Any, expected: Action) -> None:
-    assert expert_action(row) == expected
+def test_the_gold_action(row: Any, expected: Action) -> None:
+    assert expert_turn(row)[0] == expected
 
 
 @pytest.mark.parametrize(
     "row",
     [
         {},
-        {"expected_action": {"name": "f", "arguments": "{}"}},
-        {"expected_action": {"type": "message"}},
         {"expected_action": {**BATCH, "calls": []}},
-        {"expected_action": call("{")},
-        {"expected_action": call("[]")},
         {"expected_action": call({}, name="")},
-        {"expected_action": call('{"a": NaN}')},
         {"expected_answer": {"commands": []}},
     ],
 )
 def test_a_row_without_a_readable_gold_is_an_error(row: Any) -> None:
-    with pytest.raises(UserError):
-        expert_action(row)
+    with pytest.raises(UserError, match="no pivot row"):
+        expert_turn(row)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +74,8 @@ def test_a_row_without_a_readable_gold_is_an_error(row: Any) -> None:
     ],
 )
 def test_well_formed_outputs(items: Any, expected: Action) -> None:
-    assert sampled_action(items) == ParsedAction(expected)
+    parsed = sampled_action(items)
+    assert (parsed.action, parsed.problems) == (expected, ())
 
 
 @pytest.mark.parametrize(
@@ -117,62 +112,19 @@ def test_the_good_calls_of_a_broken_output_stay() -> None:
     assert sampled_action([call("{"), call({"a": 1})]).action.calls == (ToolCall("f", "{"), F)
 
 
-def test_context() -> None:
-    tool = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
-    items = [
-        {"role": "system", "content": "Be brief."},
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
-        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "greet"}]},
-        say("Hello."),
-        call({"a": 1}),
-        call({}, "g"),
-        {"type": "function_call_output", "call_id": "c", "output": "1"},
-        {"type": "function_call_output", "call_id": "d", "output": "2"},
-        call({}, "g"),
-        say("Done."),
-        {"role": "developer", "content": "Go on."},
-    ]
-    row = {
-        "responses_create_params": {"input": items, "tools": [tool]},
-        "threshold": 0.9,
-        "metadata": {"harness": "terminus_2"},
-        "uuid": "u",
-    }
-    given = context(row)
-    assert given.history == (
-        Message("system", "Be brief."),
-        Message("user", "hi"),
-        Message("assistant", "Hello.", calls=(F, G), reasoning="greet"),
-        Message("tool", "1"),
-        Message("tool", "2"),
-        Message("assistant", "", calls=(G,)),
-        Message("assistant", "Done."),
-        Message("system", "Go on."),
-    )
-    function = {"name": "f", "parameters": {"type": "object"}, "strict": True}
-    assert given.tools == ({"type": "function", "function": function},)
-    assert given.facts == {"threshold": 0.9, "metadata": {"harness": "terminus_2"}}
-
-
-def test_declared_tools_and_a_prompt_in_one_text() -> None:
-    wrapped = {"type": "function", "function": {"name": "f"}}
-    row = {"responses_create_params": {"input": "hi", "tools": []}, "declared_tools": [wrapped]}
-    assert context(row).history == (Message("user", "hi"),)
-    assert context(row).tools == (wrapped,)
-
-
-@pytest.mark.parametrize(
-    "params", [{"input": 5}, {"input": [5]}, {"input": [{"role": "robot"}]}, {"tools": [{}]}, [1]]
-)
-def test_an_unreadable_model_call_is_an_error(params: Any) -> None:
-    with pytest.raises(UserError):
-        context({"responses_create_params": params})
+def test_what_the_gold_action_answers() -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    request = {"input": [{"role": "user", "content": "hi"}], "tools": [tool]}
+    row = {"responses_create_params": request, "expected_action": call({"a": 1}), "threshold": 0.9}
+    context = expert_turn(row)[1]
+    assert context.history == (Message("user", "hi"),)
+    assert [each["function"]["name"] for each in context.tools] == ["f"]
+    assert context.facts["threshold"] == 0.9
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["id"])
 def test_recorded_rollouts_are_readable(record: dict[str, Any]) -> None:
-    assert expert_action(record["row"]) != Action()
-    assert context(record["row"]).history == ()
+    assert expert_turn(record["row"])[0] != Action()
     sampled = sampled_action(record["output"])
     assert sampled.problems == ()
     assert sampled.action != Action()

@@ -8,17 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pivotrl_jax.objectives.rewards import Recipe
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, ToolCall
 from pivotrl_jax.verifiers import Search, verifier
 from pivotrl_jax.verifiers.queries import address, answer_words, query_words
+from pivotrl_jax.verifiers.recipes import SAME_SEARCH
 
 DATA = Path(__file__).parent / "data"
 VERIFY = Search()
-RECIPE = Recipe("same_search", accept=(
-    ("well_formed", 1.0), ("kind", 1.0), ("name", 1.0), ("target", 0.8), ("words", 0.6),
-    ("covered", 0.85), ("answer", 1.0), ("values", 1.0)))  # fmt: skip
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -51,7 +48,7 @@ def judge(expert: Action, sampled: Action):
 
 def accepted(expert: Action, sampled: Action) -> bool:
     found = judge(expert, sampled)
-    return all(found[name] >= threshold for name, threshold in RECIPE.accept)
+    return all(found[name] >= threshold for name, threshold in SAME_SEARCH.accept)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,13 @@ from typing import Any
 
 import pytest
 
-from pivotrl_jax.objectives.rewards import Recipe
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, Message, ToolCall
 from pivotrl_jax.verifiers import Terminal, verifier
+from pivotrl_jax.verifiers.recipes import SAME_KEYSTROKES
 
 DATA = Path(__file__).parent / "data"
 VERIFY = Terminal()
-RECIPE = Recipe("same_keystrokes", accept=(
-    ("well_formed", 1.0), ("kind", 1.0), ("schema", 1.0), ("complete", 1.0), ("keys", 1.0),
-    ("directory", 1.0), ("program", 1.0), ("subcommand", 1.0), ("targets", 1.0),
-    ("pattern", 0.8), ("similarity", 0.5)), alternatively=(("exact", 1.0),))  # fmt: skip
 
 
 def answer(*keystrokes: str, **more: Any) -> Action:
@@ -41,7 +37,7 @@ def judge(expert: Action, sampled: Action, context: Context = NO_CONTEXT):
 
 def accepted(criteria: Any) -> bool:
     hold = [all(criteria[name] >= least for name, least in conditions)
-            for conditions in (RECIPE.accept, RECIPE.alternatively)]  # fmt: skip
+            for conditions in (SAME_KEYSTROKES.accept, SAME_KEYSTROKES.alternatively)]  # fmt: skip
     return any(hold)
 
 

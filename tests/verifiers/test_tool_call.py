@@ -7,16 +7,13 @@ from typing import Any
 
 import pytest
 
-from pivotrl_jax.objectives.rewards import Recipe
 from pivotrl_jax.text.actions import HermesTags, ParsedAction
 from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, Message, ToolCall
 from pivotrl_jax.verifiers import TypedCalls, verifier
+from pivotrl_jax.verifiers.recipes import SAME_CALL
 
 DATA = Path(__file__).parent / "data"
 VERIFY = TypedCalls()
-RECIPE = Recipe("same_call", accept=(
-    ("well_formed", 1.0), ("kind", 1.0), ("name", 1.0), ("schema", 1.0), ("required", 1.0),
-    ("arguments", 1.0), ("values", 1.0), ("similarity", 0.35), ("facts", 0.5)))  # fmt: skip
 FLIGHTS = {
     "type": "function",
     "function": {
@@ -59,7 +56,7 @@ def judge(expert: Action, sampled: Action, context: Context = CONTEXT, **config:
 
 
 def accepted(criteria: Any) -> bool:
-    return all(criteria[name] >= threshold for name, threshold in RECIPE.accept)
+    return all(criteria[name] >= threshold for name, threshold in SAME_CALL.accept)
 
 
 SAME = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.compatible.harness_rules import MATCH, rule
+from pivotrl_jax.verifiers.compatible.json_schema import fits
 from pivotrl_jax.verifiers.compatible.result import Result
 from pivotrl_jax.verifiers.compatible.wire import (
     OUTPUT_TEXT,
@@ -18,7 +19,6 @@ from pivotrl_jax.verifiers.compatible.wire import (
     read_output,
     row_threshold,
 )
-from pivotrl_jax.verifiers.json_schema import fits
 
 _CONTAINERS: dict[str, type] = {"array": list, "object": dict}
 

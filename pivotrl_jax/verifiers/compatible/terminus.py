@@ -8,6 +8,7 @@ from typing import Any
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers import labels
+from pivotrl_jax.verifiers.compatible.json_schema import fits
 from pivotrl_jax.verifiers.compatible.ratio import ratio
 from pivotrl_jax.verifiers.compatible.result import Result
 from pivotrl_jax.verifiers.compatible.wire import (
@@ -16,7 +17,6 @@ from pivotrl_jax.verifiers.compatible.wire import (
     read_output,
     row_threshold,
 )
-from pivotrl_jax.verifiers.json_schema import fits
 
 # The text that a judge writes to the first and the second of two answers. Raises where none came.
 Judge = Callable[[str, str], str]

@@ -6,7 +6,7 @@ import re
 
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context
-from pivotrl_jax.verifiers.labels import NOT_EQUAL, EQUAL
+from pivotrl_jax.verifiers.labels import EQUAL, NOT_EQUAL
 
 Chat = list[dict[str, str]]
 

@@ -20,8 +20,9 @@ Answer = Callable[[BaseHTTPRequestHandler, dict], None]
 class Server:
     """Answers the n-th request by `script[n]`, and all later ones by the last of `script`.
 
-    `requests` and `headers` hold what came in, `most` how many requests were open at once and
-    `dripped` how many bytes were sent one at a time. Tests go by these and not by the clock.
+    `requests` and `headers` hold what came in, `most` how many requests waited for a whole answer
+    at once and `dripped` how many bytes were sent one at a time. Tests go by these and not by the
+    clock.
     """
 
     def __init__(self) -> None:
@@ -48,12 +49,12 @@ class Server:
             self.headers.append(dict(handler.headers))
             self._open += 1
             self.most = max(self.most, self._open)
-        try:
-            with contextlib.suppress(OSError):
-                answer(handler, request)
-        finally:
-            with self._lock:
-                self._open -= 1
+        with contextlib.suppress(OSError):
+            answer(handler, request)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._open -= 1
 
     def says(self, text: Any, usage: Any = None, seconds: float = 0.0) -> Answer:
         body = {"choices": [{"message": {"content": text}}], "usage": usage}
@@ -89,6 +90,8 @@ class Server:
             for name, value in headers.items():
                 handler.send_header(name.replace("_", "-"), value)
             handler.end_headers()
+            # The client may send its next request before this thread goes on.
+            self._close()
             handler.wfile.write(body)
 
         return answer

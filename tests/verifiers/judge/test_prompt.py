@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pivotrl_jax.trajectories.schema import Action, Context, Message, ToolCall
 from pivotrl_jax.verifiers.judge.prompt import chat, clip, quote, shown, situation
-from pivotrl_jax.verifiers.labels import DIFFERENT, EQUAL, parse_label
+from pivotrl_jax.verifiers.labels import EQUAL, NOT_EQUAL, parse_label
 
 EXPERTS = Path(__file__).parents[3] / "experiments/data/swe"
 
@@ -66,7 +66,7 @@ def test_a_judge_that_repeats_a_quotation_repeats_no_label(text: str) -> None:
     assert all(line.startswith("| ") for line in quoted.splitlines())
     assert parse_label(quoted) is None
     assert EQUAL not in quoted
-    assert DIFFERENT not in quoted
+    assert NOT_EQUAL not in quoted
 
 
 def test_sides_are_exchanged_and_nothing_else() -> None:
