@@ -1,15 +1,13 @@
 """The presets of interactive SQL fit their data."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import sql
-from experiments.settings import Settings, from_config, to_config
 from pivotrl_jax.objectives import compile_recipe, rewards
-from pivotrl_jax.text import ParsedAction, action_format
+from pivotrl_jax.text import ParsedAction
 from pivotrl_jax.trajectories import (
     SWE_TURN,
     Action,
@@ -21,18 +19,6 @@ from pivotrl_jax.trajectories import (
     split,
 )
 from pivotrl_jax.verifiers import verifier
-
-
-@pytest.mark.parametrize("preset", sql.PRESETS)
-def test_every_preset_is_whole(preset: str) -> None:
-    settings = sql.PRESETS[preset]()
-    assert settings.preset == preset
-    assert from_config(Settings, to_config(settings)) == settings
-    assert from_config(Settings, sql.get_config(preset)) == settings
-    own = verifier(settings.reward.verifier, settings.reward.databases)
-    assert compile_recipe(settings.reward.recipe, own.criteria)
-    assert action_format(settings.text.action_format)
-    assert list(Path().glob(settings.data.path))
 
 
 def test_no_database_stands_on_both_sides() -> None:
