@@ -21,8 +21,10 @@ from pivotrl_jax.models.pretrained import Pretrained, resolve
 from pivotrl_jax.objectives import RecipeArrays, compile_recipe
 from pivotrl_jax.parallel import make_mesh, shardings
 from pivotrl_jax.text import ActionFormat, ChatTemplate, Tokenizer, action_format
-from pivotrl_jax.training import Judge
+from pivotrl_jax.training import Judging
 from pivotrl_jax.verifiers import Verifier, verifier
+from pivotrl_jax.verifiers.judge import Judge, JudgeClient
+from pivotrl_jax.verifiers.tiered import Tiered
 
 # Streams of the run's random key.
 PROFILE, EVALUATE, TRAIN = 1, 2, 3
@@ -77,16 +79,30 @@ class Run:
 
     @cached_property
     def verifier(self) -> Verifier:
-        return verifier(self.settings.reward.verifier, self.settings.reward.databases)
+        settings = self.settings.reward
+        rules = verifier(settings.verifier, settings.databases)
+        if self.judge is None:
+            return rules
+        return Tiered(rules, self.judge, settings.judge.accept, settings.judge.reject)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        settings = self.settings.reward.judge
+        endpoint = settings.endpoint
+        if not endpoint.url:
+            return None
+        cache = endpoint.cache or str(self.workdir / "judge" / "cache")
+        client = JudgeClient(dataclasses.replace(endpoint, cache=cache))
+        return Judge(client, settings.disagreement)
 
     @cached_property
     def recipe(self) -> RecipeArrays:
         return compile_recipe(self.settings.reward.recipe, self.verifier.criteria)
 
     @property
-    def judging(self) -> Judge:
+    def judging(self) -> Judging:
         reward = self.settings.reward
-        return Judge(self.tokenizer, self.fmt, self.verifier, self.recipe, reward.truncated)
+        return Judging(self.tokenizer, self.fmt, self.verifier, self.recipe, reward.truncated)
 
 
 def key_of(run: Run, stream: int) -> jax.Array:
@@ -98,6 +114,8 @@ def open_run(settings: Settings, workdir: Path) -> Run:
     run = Run(settings, workdir, make_mesh(settings.mesh))
     # A misspelt name fails now, not after hours of sampling.
     _ = run.fmt, run.recipe
+    if run.judge is not None:
+        run.judge.check()
     path = workdir / "config.json"
     if path.exists():
         changed = differences(json.loads(path.read_text())["config"], as_json(settings))
@@ -132,6 +150,13 @@ def provenance(settings: Settings) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "command": " ".join(["python -m experiments.run", *sys.argv[1:]]),
     }
+
+
+def write_judge_stats(run: Run) -> None:
+    """How often the judge was asked, what failed and what it cost, to judge/stats.json."""
+    if run.judge is not None:
+        stats = dataclasses.asdict(run.judge.client.stats())
+        write_json(run.workdir / "judge" / "stats.json", stats)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

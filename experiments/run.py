@@ -21,7 +21,15 @@ from ml_collections import config_flags
 
 from experiments import report
 from experiments.candidates import candidates_stage, read_stage
-from experiments.context import PROFILE, Run, claim, key_of, open_run, write_json
+from experiments.context import (
+    PROFILE,
+    Run,
+    claim,
+    key_of,
+    open_run,
+    write_json,
+    write_judge_stats,
+)
 from experiments.memory import release_memory, use_huge_pages
 from experiments.progress import StageRecord, stage_timer
 from experiments.rollout_stages import (
@@ -68,6 +76,7 @@ def stage(run: Run, name: str, only: str | None) -> Iterator[StageRecord]:
         with stage_timer(run.workdir, name) as record:
             yield record
         write_json(marker, {"stage": name})
+        write_judge_stats(run)
         release_memory()
     if name == only:
         raise Finished

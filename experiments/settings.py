@@ -17,6 +17,8 @@ from pivotrl_jax.pivots import SelectionSettings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
 from pivotrl_jax.trajectories import SWE_TURN, TurnRule
+from pivotrl_jax.verifiers.judge import EndpointSettings
+from pivotrl_jax.verifiers.recipe import Conditions
 
 Settings_ = TypeVar("Settings_")
 
@@ -86,6 +88,23 @@ class ProfileSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgeSettings:
+    """An LLM that judges what the verifier's rules leave open; see `verifiers.tiered`.
+
+    It is asked where neither every condition of `accept` nor any of `reject` holds. Its criterion
+    is "judge", which the recipe must name to count it. Without a URL there is no judge; without a
+    cache of its own the answers are kept in the work directory.
+    """
+
+    endpoint: EndpointSettings = dataclasses.field(
+        default_factory=lambda: EndpointSettings(url="", model="")
+    )
+    disagreement: Literal["error", "not_equal"] = "error"
+    accept: Conditions = ()
+    reject: Conditions = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class RewardSettings:
     """The verifier, the recipe over its criteria, and what a truncated sample is.
 
@@ -95,6 +114,7 @@ class RewardSettings:
     verifier: str
     recipe: Recipe
     truncated: Literal["exclude", "fail"] = "exclude"
+    judge: JudgeSettings = dataclasses.field(default_factory=JudgeSettings)
     databases: str | None = None
 
 

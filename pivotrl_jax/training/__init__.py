@@ -7,7 +7,7 @@ from pivotrl_jax.training.loop import Stopped, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
-from pivotrl_jax.training.pivotrl import Judge, TrainSettings, pivot_step
+from pivotrl_jax.training.pivotrl import Judging, TrainSettings, pivot_step
 from pivotrl_jax.training.update import (
     PolicyBatch,
     SupervisedBatch,
@@ -21,7 +21,7 @@ from pivotrl_jax.training.update import (
 
 __all__ = [
     "Checkpointer",
-    "Judge",
+    "Judging",
     "MetricWriter",
     "OptimizerSettings",
     "PolicyBatch",

@@ -67,7 +67,7 @@ class TrainSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
+class Judging:
     """What turns sampled tokens into rewards; `truncated` as in `pivots.judge`."""
 
     tokenizer: Tokenizer
@@ -87,7 +87,7 @@ def pivot_step(
     trunks: Sequence[np.ndarray],
     reference: Params | None,
     update: Update,
-    judging: Judge,
+    judging: Judging,
     settings: TrainSettings,
     engine: EngineSettings,
     learning_rates: Sequence[float],
