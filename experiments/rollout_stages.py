@@ -116,9 +116,8 @@ def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
         record.drafted += sum(samples["drafted"].to_pylist())
 
 
-def select_stage(run: Run, table: pa.Table) -> set[str]:
-    """Applies eq. 5 to the profile; writes select/table.parquet and audit.json."""
-    directory = run.workdir / "select"
+def select_stage(run: Run, table: pa.Table, directory: Path) -> set[str]:
+    """Applies eq. 5 to a profile; writes table.parquet and audit.json."""
     directory.mkdir(parents=True, exist_ok=True)
     chosen = select(table, run.settings.selection)
     pq.write_table(chosen, directory / "table.parquet")

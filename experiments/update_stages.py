@@ -1,6 +1,6 @@
 """Stages that update the policy: warm start, PivotRL, export."""
 
-import json
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.candidates import Corpus
-from experiments.context import TRAIN, Run, key_of
+from experiments.context import PROFILE, TRAIN, Run, key_of, write_json
 from experiments.progress import Progress, StageRecord
+from experiments.report_data import json_lines
+from experiments.rollout_stages import profile_stage, select_stage
 from pivotrl_jax.models import Params, huggingface
 from pivotrl_jax.parallel import row_shards
-from pivotrl_jax.pivots import Turn, plan
+from pivotrl_jax.pivots import Profile, Turn, due, plan, profiles
 from pivotrl_jax.training import (
     Checkpointer,
     MetricWriter,
+    Step,
     TrainState,
     in_micro_batches,
     index_batches,
@@ -53,13 +56,13 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
         return state, scalars | {"lr": rates[number]}
 
+    segment = Segment(0, step, [max(end for _, end in spans) for _, spans in examples])
     state = _train(
         run,
         "sft",
         new_state(params, optimizer, layout),
-        step,
+        lambda state, history: segment,
         steps=steps,
-        sizes=[max(end for _, end in spans) for _, spans in examples],
         rows=settings.rows,
         save_every=settings.save_every,
         note=lambda m: f"loss {m['loss']:.3f}",
@@ -76,92 +79,151 @@ def _spans_by_trunk(corpus: Corpus, turns: Sequence[Turn]) -> dict[int, tuple]:
 
 
 def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> Params:
-    """Single-turn GRPO on the pivots, from `params`, which also is the frozen policy pi_0."""
+    """Single-turn GRPO on the pivots, from `params`, which also is the frozen policy pi_0.
+
+    Where `reprofile` says so, the policy of that step is profiled again, and the pivots of that
+    profile follow.
+    """
     settings = run.settings.train
-    chosen = [turn for turn in corpus.turns["train"] if turn.id in pivots]
-    rows = plan(chosen, settings.pivots_per_row)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     layout = state_shardings(optimizer, run.cfg, run.mesh)
-    update = policy_update(
-        run.cfg,
-        optimizer,
-        layout,
-        run.settings.objective,
-        settings.advantage,
-        temperature=settings.sampling.temperature,
-        remat=settings.remat,
-    )
-    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
-    step = pivot_step(
-        run.cfg,
-        rows,
-        corpus.trunks,
-        reference,
-        in_micro_batches(update, run.mesh),
-        run.judging,
-        settings,
-        run.settings.engine,
-        learning_rates(settings.optimizer, settings.steps),
-        key_of(run, TRAIN),
+    update = in_micro_batches(
+        policy_update(
+            run.cfg,
+            optimizer,
+            layout,
+            run.settings.objective,
+            settings.advantage,
+            temperature=settings.sampling.temperature,
+            remat=settings.remat,
+        ),
         run.mesh,
     )
+    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
+    rates = learning_rates(settings.optimizer, settings.steps)
+
+    def segment(state: TrainState, history: Sequence[Mapping]) -> Segment:
+        profile = profiles(history, run.settings.reprofile)[-1]
+        chosen = pivots if profile.number == 0 else profile_again(run, corpus, state, profile)
+        turns = [turn for turn in corpus.turns["train"] if turn.id in chosen]
+        rows = plan(turns, settings.pivots_per_row)
+        step = pivot_step(
+            run.cfg,
+            rows,
+            corpus.trunks,
+            reference,
+            update,
+            run.judging,
+            settings,
+            run.settings.engine,
+            rates,
+            key_of(run, TRAIN),
+            run.mesh,
+        )
+        return Segment(profile.step, step, [max(turn.end for turn in part) for _, part in rows])
+
     state = _train(
         run,
         "train",
         new_state(params, optimizer, layout),
-        step,
+        segment,
         steps=settings.steps,
-        sizes=[max(turn.end for turn in part) for _, part in rows],
         rows=settings.rows,
         save_every=settings.save_every,
         note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
+        ended=lambda since: due(since, run.settings.reprofile) is not None,
     )
     return state.params
+
+
+def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile) -> set[str]:
+    """The pivots of the policy in training, from a profile of its own that resumes like the first.
+
+    Its samples, table and audit stand beside the earlier ones, under `profile.directory`.
+    """
+    settings = run.settings
+    table = profile_stage(
+        run,
+        corpus,
+        state.params,
+        f"{profile.directory}/train",
+        corpus.turns["train"],
+        jax.random.fold_in(key_of(run, PROFILE), profile.number),
+        settings.profile.samples,
+        settings.reward.truncated,
+    )
+    directory = run.workdir / profile.directory
+    write_json(directory / "reason.json", dataclasses.asdict(profile))
+    return select_stage(run, table, directory / "select")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Steps from number `first` on that choose among the same items, of `sizes` tokens each."""
+
+    first: int
+    step: Step
+    sizes: Sequence[int]
 
 
 def _train(
     run: Run,
     name: str,
     state: TrainState,
-    step: Callable,
+    segment: Callable[[TrainState, Sequence[Mapping]], Segment],
     *,
     steps: int,
-    sizes: Sequence[int],
     rows: int,
     save_every: int,
     note: Callable[[Mapping[str, float]], str],
+    ended: Callable[[Sequence[Mapping]], bool] = lambda since: False,
 ) -> TrainState:
-    """Restores or starts a training state and runs it to `steps`."""
+    """Restores or starts a training state and runs it to `steps`, segment by segment.
+
+    `segment` gives the one that a state with these metrics of all its steps is in; `ended` says of
+    the metrics of a segment's steps whether it is over. A killed run finds the same segments.
+    """
     directory = run.workdir / name
     checkpointer = Checkpointer(directory / "checkpoints")
-    data = index_batches(sizes, rows, run.settings.seed)
+    position = index_batches([1], 1, run.settings.seed)
     restored = checkpointer.latest()
     if restored is not None:
-        state = checkpointer.restore(state, data)
+        state = checkpointer.restore(state, position)
     if restored != steps:
         with (
             MetricWriter(directory, restored, run.settings.wandb_project) as writer,
             Progress(name, steps, "steps", initial=restored or 0) as bar,
         ):
-            state = run_steps(
-                step,
-                state,
-                steps=steps,
-                data=data,
-                checkpointer=checkpointer,
-                save_every=save_every,
-                writer=writer,
-                bar=bar,
-                note=note,
-            )
+            history = json_lines(directory / "metrics.jsonl")
+            while len(history) < steps:
+                now = segment(state, history)
+                data = index_batches(now.sizes, rows, run.settings.seed)
+                if len(history) > now.first:
+                    data.set_state(position.get_state())
+
+                def until(metrics: Mapping[str, float], first: int = now.first) -> bool:
+                    history.append(dict(metrics))
+                    return ended(history[first:])
+
+                state = run_steps(
+                    now.step,
+                    state,
+                    steps=steps,
+                    data=data,
+                    checkpointer=checkpointer,
+                    save_every=save_every,
+                    writer=writer,
+                    bar=bar,
+                    note=note,
+                    until=until,
+                )
     checkpointer.close()
     return state
 
 
 def count_scored(run: Run, record: StageRecord, name: str) -> None:
     """Notes how many action tokens the updates of `name` saw, and how many were drafted."""
-    for line in (run.workdir / name / "metrics.jsonl").read_text().splitlines():
-        metrics = json.loads(line)
+    for metrics in json_lines(run.workdir / name / "metrics.jsonl"):
         record.tokens += int(metrics["action_tokens"])
         record.drafted += int(metrics.get("drafted_tokens", 0))
 

@@ -1,5 +1,6 @@
 """Profiling statistics, the choice of pivots, and the profile on disk."""
 
+from pivotrl_jax.pivots.reprofile import Profile, ReprofileSettings, due, profiles
 from pivotrl_jax.pivots.rollouts import (
     Judged,
     Rollouts,
@@ -23,16 +24,20 @@ __all__ = [
     "SCHEMA",
     "GroupStatistics",
     "Judged",
+    "Profile",
     "ProfileStore",
+    "ReprofileSettings",
     "Rollouts",
     "Row",
     "SelectionSettings",
     "Turn",
     "audit",
     "candidate_table",
+    "due",
     "group_statistics",
     "judge",
     "plan",
+    "profiles",
     "read_samples",
     "rollouts",
     "sample_records",

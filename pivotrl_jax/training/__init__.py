@@ -3,7 +3,7 @@
 from pivotrl_jax.training.batches import policy_batch, supervised_batch
 from pivotrl_jax.training.checkpoints import Checkpointer
 from pivotrl_jax.training.data import index_batches
-from pivotrl_jax.training.loop import Stopped, run_steps
+from pivotrl_jax.training.loop import Step, Stopped, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
@@ -25,6 +25,7 @@ __all__ = [
     "MetricWriter",
     "OptimizerSettings",
     "PolicyBatch",
+    "Step",
     "Stopped",
     "SupervisedBatch",
     "TrainSettings",

@@ -52,12 +52,14 @@ def run_steps(
     writer: MetricWriter,
     bar: Bar,
     note: Callable[[Mapping[str, float]], str],
+    until: Callable[[Mapping[str, float]], bool] = lambda metrics: False,
 ) -> TrainState:
     """Runs from the state's own step to `steps`, one batch of `data` indices a step.
 
-    Saves every `save_every` steps and at the end. On SIGTERM it saves after the step in flight
-    and raises `Stopped`. A killed run resumes from its last checkpoint to the same bits, because
-    batches, keys and updates depend on (seed, step) alone.
+    Ends early after a step whose metrics `until` says so of. Saves every `save_every` steps and at
+    the end. On SIGTERM it saves after the step in flight and raises `Stopped`. A killed run resumes
+    from its last checkpoint to the same bits, because batches, keys and updates depend on
+    (seed, step) alone.
     """
     start = int(jax.device_get(state.step))
     with StopOnSigterm() as stop:
@@ -68,8 +70,11 @@ def run_steps(
             writer.write(number + 1, time.monotonic() - began, metrics)
             bar.note(note(metrics))
             bar.advance()
-            if (number + 1) % save_every == 0 or number + 1 == steps or stop.requested:
+            ended = until(metrics) or number + 1 == steps
+            if (number + 1) % save_every == 0 or ended or stop.requested:
                 checkpointer.save(state, data)
             if stop.requested:
                 raise Stopped(f"stopped by SIGTERM at step {number + 1} of {steps}; saved")
+            if ended:
+                break
     return state

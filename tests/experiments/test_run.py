@@ -49,6 +49,7 @@ OVERRIDES = {
     "train.malformed_penalty": -1.0,
     "train.row_multiple": 1024,
     "train.save_every": 1,
+    "reprofile.every": 2,
     "evaluation.samples": 1,
     "evaluation.ood_texts": 2,
     "evaluation.ood_tokens": 64,
@@ -223,6 +224,17 @@ def test_training_logs_every_step_once_and_moves_the_policy(finished: Path) -> N
     assert [row["step"] for row in sft] == list(range(1, len(sft) + 1))
 
 
+def test_the_policy_is_profiled_again_and_the_first_profile_stays(finished: Path) -> None:
+    reason = {"number": 1, "step": 2, "reason": "2 steps since the last profile"}
+    assert load_json(finished / "profile/1/reason.json") == reason
+    assert not (finished / "profile/2").exists()
+    first, second = (read_samples(finished / f"profile/{name}train") for name in ("", "1/"))
+    assert second["candidate_id"].to_pylist() == first["candidate_id"].to_pylist()
+    assert second["tokens"].to_pylist() != first["tokens"].to_pylist()
+    chosen = pq.read_table(finished / "profile/1/select/table.parquet")
+    assert all(chosen["selected"].to_pylist())
+
+
 @pytest.mark.parametrize("policy", ["base", "sft", "pivotrl"])
 def test_every_policy_is_scored_on_all_heldout_candidates(finished: Path, policy: str) -> None:
     scores = load_json(finished / f"evaluate/{policy}.json")
@@ -273,7 +285,13 @@ def test_sigterm_saves_and_says_so(disturbed: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "store", ["profile/train", "profile/heldout", *(f"evaluate/{p}" for p in ("sft", "pivotrl"))]
+    "store",
+    [
+        "profile/train",
+        "profile/1/train",
+        "profile/heldout",
+        *(f"evaluate/{p}" for p in ("sft", "pivotrl")),
+    ],
 )
 def test_kills_change_no_sample(finished: Path, disturbed: tuple[Path, str], store: str) -> None:
     names = {path.name for path in (finished / store).iterdir()}
