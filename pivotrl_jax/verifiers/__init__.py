@@ -6,6 +6,7 @@ from functools import partial
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.command import Command
+from pivotrl_jax.verifiers.compatible.verifier import COMPATIBLE, compatible
 from pivotrl_jax.verifiers.edit import FileEdits
 from pivotrl_jax.verifiers.many import verify_many
 from pivotrl_jax.verifiers.search import Search
@@ -33,7 +34,8 @@ __all__ = [
 def verifier(name: str, databases: str | None = None) -> Verifier:
     """The verifier called `name` with its defaults.
 
-    "command", "edit", "search", "sql", "terminal", "tool_call" or "tool_name"; `databases` is where
+    Strict: "command", "edit", "search", "sql", "terminal", "tool_call", "tool_name". With
+    upstream's verdicts: "tool_args", "swe_pivot", "terminus", "multi_harness". `databases` is where
     "sql" finds its databases. Raises UserError for another name and where there are none.
     """
     makers: dict[str, Callable[[], Verifier]] = {
@@ -44,6 +46,7 @@ def verifier(name: str, databases: str | None = None) -> Verifier:
         "terminal": Terminal,
         "tool_call": TypedCalls,
         "tool_name": ToolName,
+        **{each: partial(compatible, each) for each in COMPATIBLE},
     }
     if name not in makers:
         nearest = difflib.get_close_matches(name, makers, n=1, cutoff=0.0)[0]

@@ -63,6 +63,9 @@ SAME_KEYSTROKES = Recipe(
 
 SAME_TOOL = Recipe("same_tool", accept=(("name", 1.0),))
 
+# For the verifiers that give upstream's reward.
+UPSTREAM = Recipe("upstream", graded="reward")
+
 DEFAULT: Mapping[str, Recipe] = MappingProxyType(
     {
         "command": SAME_TARGET,

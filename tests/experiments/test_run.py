@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from experiments import rejudge
 from pivotrl_jax.models.pretrained import resolve
 from pivotrl_jax.pivots import read_samples
 
@@ -267,6 +268,15 @@ def test_the_exported_policy_is_the_last_checkpoint(finished: Path, small_model:
         for key in path:
             expected = expected[key.name]
         np.testing.assert_array_equal(leaf, expected)
+
+
+def test_the_profile_can_be_judged_anew(finished: Path, capsys: pytest.CaptureFixture) -> None:
+    rejudge.main([f"--workdir={finished}", "--verifier=command", "--recipe=well_formed=0"])
+    samples = read_samples(finished / "profile/train").num_rows
+    assert f"| rejects | {samples} | 0 | 0 |" in capsys.readouterr().out
+    rows = load_lines(finished / "rejudge/command.jsonl")
+    assert len(rows) == samples
+    assert {(row["reward"], row["other_reward"]) for row in rows} == {(0.0, 1.0)}
 
 
 def test_running_again_changes_nothing(finished: Path, small_model: Path) -> None:
