@@ -116,13 +116,12 @@ def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
         record.drafted += sum(samples["drafted"].to_pylist())
 
 
-def select_stage(run: Run, table: pa.Table, directory: Path) -> set[str]:
+def select_stage(run: Run, table: pa.Table, directory: Path) -> None:
     """Applies eq. 5 to a profile; writes table.parquet and audit.json."""
     directory.mkdir(parents=True, exist_ok=True)
     chosen = select(table, run.settings.selection)
     pq.write_table(chosen, directory / "table.parquet")
     write_json(directory / "audit.json", audit(chosen, run.settings.selection))
-    return selected(chosen)
 
 
 def selected(table: pa.Table) -> set[str]:

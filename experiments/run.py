@@ -40,7 +40,8 @@ from experiments.rollout_stages import (
     summarise,
 )
 from experiments.settings import Settings, from_config
-from experiments.update_stages import count_scored, export_stage, sft_stage, train_stage
+from experiments.train_stage import train_stage
+from experiments.update_stages import count_scored, export_stage, sft_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.training import Stopped
@@ -119,9 +120,9 @@ def execute(run: Run, only: str | None = None) -> None:
         }
         count_tokens(run, record, *(f"profile/{split}" for split in corpus.turns))
     with stage(run, "select", only):
-        pivots = select_stage(run, profiled["train"], run.workdir / "select")
+        select_stage(run, profiled["train"], run.workdir / "select")
     with stage(run, "train", only) as record:
-        policy = train_stage(run, corpus, policy, pivots)
+        policy = train_stage(run, corpus, policy)
         count_scored(run, record, "train")
         export_stage(run, policy)
     with stage(run, "evaluate_pivotrl", only) as record:

@@ -1,21 +1,21 @@
-"""Stages that update the policy: warm start, PivotRL, export."""
+"""What updates of the policy share: the warm start, the loop over segments, export."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.candidates import Corpus
-from experiments.context import PROFILE, TRAIN, Run, key_of, write_json
+from experiments.context import Run
 from experiments.progress import Progress, StageRecord
 from experiments.report_data import json_lines
-from experiments.rollout_stages import profile_stage, select_stage
 from pivotrl_jax.models import Params, huggingface
 from pivotrl_jax.parallel import row_shards
-from pivotrl_jax.pivots import Profile, Turn, due, plan, profiles
+from pivotrl_jax.pivots import Turn
 from pivotrl_jax.training import (
+    Batches,
     Checkpointer,
     MetricWriter,
     Step,
@@ -25,8 +25,6 @@ from pivotrl_jax.training import (
     learning_rates,
     make_optimizer,
     new_state,
-    pivot_step,
-    policy_update,
     run_steps,
     state_shardings,
     supervised_batch,
@@ -56,14 +54,14 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
         return state, scalars | {"lr": rates[number]}
 
-    segment = Segment(0, step, [max(end for _, end in spans) for _, spans in examples])
-    state = _train(
+    sizes = [max(end for _, end in spans) for _, spans in examples]
+    segment = Segment(0, step, index_batches(sizes, settings.rows, run.settings.seed))
+    state = run_segments(
         run,
         "sft",
         new_state(params, optimizer, layout),
         lambda state, history: segment,
         steps=steps,
-        rows=settings.rows,
         save_every=settings.save_every,
         note=lambda m: f"loss {m['loss']:.3f}",
     )
@@ -78,102 +76,22 @@ def _spans_by_trunk(corpus: Corpus, turns: Sequence[Turn]) -> dict[int, tuple]:
     return {trunk: (corpus.trunks[trunk], own) for trunk, own in spans.items()}
 
 
-def train_stage(run: Run, corpus: Corpus, params: Params, pivots: set[str]) -> Params:
-    """Single-turn GRPO on the pivots, from `params`, which also is the frozen policy pi_0.
-
-    Where `reprofile` says so, the policy of that step is profiled again, and the pivots of that
-    profile follow.
-    """
-    settings = run.settings.train
-    optimizer = make_optimizer(settings.optimizer, settings.steps)
-    layout = state_shardings(optimizer, run.cfg, run.mesh)
-    update = in_micro_batches(
-        policy_update(
-            run.cfg,
-            optimizer,
-            layout,
-            run.settings.objective,
-            settings.advantage,
-            temperature=settings.sampling.temperature,
-            remat=settings.remat,
-        ),
-        run.mesh,
-    )
-    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
-    rates = learning_rates(settings.optimizer, settings.steps)
-
-    def segment(state: TrainState, history: Sequence[Mapping]) -> Segment:
-        profile = profiles(history, run.settings.reprofile)[-1]
-        chosen = pivots if profile.number == 0 else profile_again(run, corpus, state, profile)
-        turns = [turn for turn in corpus.turns["train"] if turn.id in chosen]
-        rows = plan(turns, settings.pivots_per_row)
-        step = pivot_step(
-            run.cfg,
-            rows,
-            corpus.trunks,
-            reference,
-            update,
-            run.judging,
-            settings,
-            run.settings.engine,
-            rates,
-            key_of(run, TRAIN),
-            run.mesh,
-        )
-        return Segment(profile.step, step, [max(turn.end for turn in part) for _, part in rows])
-
-    state = _train(
-        run,
-        "train",
-        new_state(params, optimizer, layout),
-        segment,
-        steps=settings.steps,
-        rows=settings.rows,
-        save_every=settings.save_every,
-        note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
-        ended=lambda since: due(since, run.settings.reprofile) is not None,
-    )
-    return state.params
-
-
-def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile) -> set[str]:
-    """The pivots of the policy in training, from a profile of its own that resumes like the first.
-
-    Its samples, table and audit stand beside the earlier ones, under `profile.directory`.
-    """
-    settings = run.settings
-    table = profile_stage(
-        run,
-        corpus,
-        state.params,
-        f"{profile.directory}/train",
-        corpus.turns["train"],
-        jax.random.fold_in(key_of(run, PROFILE), profile.number),
-        settings.profile.samples,
-        settings.reward.truncated,
-    )
-    directory = run.workdir / profile.directory
-    write_json(directory / "reason.json", dataclasses.asdict(profile))
-    return select_stage(run, table, directory / "select")
-
-
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Steps from number `first` on that choose among the same items, of `sizes` tokens each."""
+    """Steps from number `first` on, with the batches that they take."""
 
     first: int
     step: Step
-    sizes: Sequence[int]
+    data: Batches
 
 
-def _train(
+def run_segments(
     run: Run,
     name: str,
     state: TrainState,
     segment: Callable[[TrainState, Sequence[Mapping]], Segment],
     *,
     steps: int,
-    rows: int,
     save_every: int,
     note: Callable[[Mapping[str, float]], str],
     ended: Callable[[Sequence[Mapping]], bool] = lambda since: False,
@@ -185,10 +103,10 @@ def _train(
     """
     directory = run.workdir / name
     checkpointer = Checkpointer(directory / "checkpoints")
-    position = index_batches([1], 1, run.settings.seed)
+    position: dict[str, Any] = {}
     restored = checkpointer.latest()
     if restored is not None:
-        state = checkpointer.restore(state, position)
+        state, position = checkpointer.restore(state)
     if restored != steps:
         with (
             MetricWriter(directory, restored, run.settings.wandb_project) as writer,
@@ -197,9 +115,8 @@ def _train(
             history = json_lines(directory / "metrics.jsonl")
             while len(history) < steps:
                 now = segment(state, history)
-                data = index_batches(now.sizes, rows, run.settings.seed)
                 if len(history) > now.first:
-                    data.set_state(position.get_state())
+                    now.data.set_state(position)
 
                 def until(metrics: Mapping[str, float], first: int = now.first) -> bool:
                     history.append(dict(metrics))
@@ -209,7 +126,7 @@ def _train(
                     now.step,
                     state,
                     steps=steps,
-                    data=data,
+                    data=now.data,
                     checkpointer=checkpointer,
                     save_every=save_every,
                     writer=writer,

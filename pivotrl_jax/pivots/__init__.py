@@ -1,5 +1,13 @@
 """Profiling statistics, the choice of pivots, and the profile on disk."""
 
+from pivotrl_jax.pivots.online import (
+    OnlineSettings,
+    OnlineState,
+    choose,
+    observe,
+    start,
+    summary,
+)
 from pivotrl_jax.pivots.reprofile import Profile, ReprofileSettings, due, profiles
 from pivotrl_jax.pivots.rollouts import (
     Judged,
@@ -24,6 +32,8 @@ __all__ = [
     "SCHEMA",
     "GroupStatistics",
     "Judged",
+    "OnlineSettings",
+    "OnlineState",
     "Profile",
     "ProfileStore",
     "ReprofileSettings",
@@ -33,14 +43,18 @@ __all__ = [
     "Turn",
     "audit",
     "candidate_table",
+    "choose",
     "due",
     "group_statistics",
     "judge",
+    "observe",
     "plan",
     "profiles",
     "read_samples",
     "rollouts",
     "sample_records",
     "select",
+    "start",
+    "summary",
     "wilson",
 ]

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.training.data import Batches
 from pivotrl_jax.training.update import TrainState
 
 
@@ -30,7 +30,7 @@ class Checkpointer:
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
+    def save(self, state: TrainState, data: Batches) -> None:
         step = int(jax.device_get(state.step))
         if step == self.latest():
             return
@@ -46,8 +46,8 @@ class Checkpointer:
                 f"{self.latest() or 0}."
             ) from error
 
-    def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
-        """The latest state, laid out as `like` (real or abstract); moves `data` to its place."""
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The latest state, laid out as `like` (real or abstract), and that of its `Batches`."""
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
@@ -55,8 +55,7 @@ class Checkpointer:
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
         )
         restored: Any = self._manager.restore(self.latest(), args=items)
-        data.set_state(restored["data"])
-        return restored["state"]
+        return restored["state"], restored["data"]
 
     def close(self) -> None:
         self._manager.close()

@@ -1,10 +1,19 @@
-"""Which rows each step trains on: a grain pipeline whose position is part of the checkpoint."""
+"""Which rows each step trains on, with a position that is part of the checkpoint."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 from jaxtyping import Int
+
+
+class Batches(Protocol):
+    """The indices of one step after the other; the state is JSON."""
+
+    def __next__(self) -> Int[np.ndarray, "R"]: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
 
 
 def index_batches(

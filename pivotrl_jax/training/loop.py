@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Protocol, Self
 
-import grain
 import jax
 import numpy as np
 
 from pivotrl_jax.training.checkpoints import Checkpointer
+from pivotrl_jax.training.data import Batches
 from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.update import TrainState
 
@@ -46,7 +46,7 @@ def run_steps(
     state: TrainState,
     *,
     steps: int,
-    data: grain.DatasetIterator,
+    data: Batches,
     checkpointer: Checkpointer,
     save_every: int,
     writer: MetricWriter,

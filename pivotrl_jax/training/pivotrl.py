@@ -21,7 +21,7 @@ from pivotrl_jax.objectives import (
     rewards,
 )
 from pivotrl_jax.parallel import row_shards
-from pivotrl_jax.pivots import Judged, Rollouts, Row, judge, rollouts
+from pivotrl_jax.pivots import Judged, Rollouts, Row, Turn, judge, rollouts
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import ActionFormat, Tokenizer
 from pivotrl_jax.training.batches import policy_batch
@@ -35,7 +35,9 @@ class TrainSettings:
     """`rows` trees a step, each with up to `pivots_per_row` pivots of one trajectory and `samples`
     (G) actions per pivot.
 
-    `malformed_penalty` replaces the advantage of unparsable actions (None: off).
+    `malformed_penalty` replaces the advantage of unparsable actions (None: off). `curriculum` says
+    which pivots a step takes: each once an epoch, or, "online", those whose samples so far promise
+    mixed outcomes (`pivots.online`).
     """
 
     steps: int = 100
@@ -48,6 +50,7 @@ class TrainSettings:
     std_epsilon: float = 1e-6
     min_valid: int = 2
     malformed_penalty: float | None = None
+    curriculum: Literal["epochs", "online"] = "epochs"
     save_every: int = 5
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
@@ -78,12 +81,14 @@ class Judging:
 
 
 Update = Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]
+# Turns with the rewards of their samples and which of these count, to numbers for the metrics.
+Observe = Callable[[Sequence[Turn], np.ndarray, np.ndarray], Mapping[str, float]]
 Step = Callable[[TrainState, np.ndarray, int], tuple[TrainState, Mapping[str, float]]]
 
 
 def pivot_step(
     cfg: ModelConfig,
-    rows: Sequence[Row],
+    rows_of: Callable[[np.ndarray], Sequence[Row]],
     trunks: Sequence[np.ndarray],
     reference: Params | None,
     update: Update,
@@ -93,10 +98,13 @@ def pivot_step(
     learning_rates: Sequence[float],
     key: PRNGKeyArray,
     mesh: Mesh,
+    observe: Observe = lambda turns, rewards_PK, valid_PK: {},
 ) -> Step:
-    """The step that `training.loop.run_steps` runs: indices into `rows` to metrics.
+    """The step that `training.loop.run_steps` runs: indices, which `rows_of` turns to rows, to
+    metrics.
 
-    `update` takes batches of plain rows. The draws of step n use `fold_in(key, n)`, so that a
+    `update` takes batches of plain rows; `observe` is told the rewards of each turn's samples and
+    adds to the metrics. The draws of step n use `fold_in(key, n)`, so that a
     resumed run draws the same samples.
     """
 
@@ -104,7 +112,7 @@ def pivot_step(
         state: TrainState, indices: np.ndarray, number: int
     ) -> tuple[TrainState, Mapping[str, float]]:
         began = time.monotonic()
-        chosen = [rows[i] for i in indices]
+        chosen = rows_of(indices)
         rollout = sample_all(
             state.params,
             cfg,
@@ -134,17 +142,14 @@ def pivot_step(
         )
         state, metrics = update(state, reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        drawn = [sample for group in rollout.samples for sample in group]
-        lengths = [len(sample.tokens) for sample in drawn]
+        observed = dict(observe(rollout.turns, rewards_PK, judged.valid_PK))
         times = {
             "lr": learning_rates[number],
-            "action_length": float(np.mean(lengths)),
-            "drafted_tokens": sum(sample.drafted for sample in drawn),
             "seconds_sampling": sampled - began,
             "seconds_update": time.monotonic() - sampled,
-            "tokens_per_second": sum(lengths) / (time.monotonic() - began),
+            "tokens_per_second": _tokens(rollout) / (time.monotonic() - began),
         }
-        return state, scalars | group_metrics(rewards_PK, stats, judged, rollout) | times
+        return state, scalars | group_metrics(rewards_PK, stats, judged, rollout) | observed | times
 
     return step
 
@@ -156,6 +161,10 @@ def sample_all(params: Params, cfg: ModelConfig, rows: Sequence[Row], *context: 
         of_turn |= {turn.id: group for turn, group in zip(part.turns, part.samples, strict=True)}
     turns = [turn for _, part in rows for turn in part]
     return Rollouts(turns, [of_turn[turn.id] for turn in turns])
+
+
+def _tokens(rollout: Rollouts) -> int:
+    return sum(len(sample.tokens) for group in rollout.samples for sample in group)
 
 
 def _rewards(judged: Judged, recipe: RecipeArrays) -> tuple[jax.Array, GroupStats]:
@@ -173,12 +182,14 @@ def group_metrics(
     groups = np.asarray(stats.count_P) > 1
     mixed = np.asarray(stats.variance_P)[groups] > 0
     nan = float("nan")
-    truncated = [sample.truncated for group in rollout.samples for sample in group]
+    drawn = [sample for group in rollout.samples for sample in group]
     return {
+        "action_length": _tokens(rollout) / len(drawn),
+        "drafted_tokens": sum(sample.drafted for sample in drawn),
         "reward_mean": float(kept.mean()) if kept.size else nan,
         "reward_std": float(kept.std()) if kept.size else nan,
         "mixed_share": float(mixed.mean()) if mixed.size else nan,
         "malformed_share": float(judged.malformed_PK.mean()),
-        "truncated_share": float(np.mean(truncated)),
+        "truncated_share": float(np.mean([sample.truncated for sample in drawn])),
         "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),
     }

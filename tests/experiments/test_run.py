@@ -50,6 +50,7 @@ OVERRIDES = {
     "train.malformed_penalty": -1.0,
     "train.row_multiple": 1024,
     "train.save_every": 1,
+    "train.curriculum": "online",
     "reprofile.every": 2,
     "evaluation.samples": 1,
     "evaluation.ood_texts": 2,

@@ -74,7 +74,8 @@ def main(directory: Path, stop_at: int, how: int) -> None:
     data = index_batches([1] * 10, 4, seed=5)
     restored = checkpointer.latest()
     if restored is not None:
-        state = checkpointer.restore(state, data)
+        state, position = checkpointer.restore(state)
+        data.set_state(position)
     done = restored or 0
 
     def note(metrics) -> str:

@@ -1,0 +1,145 @@
+"""PivotRL proper: which pivots a step takes, when to profile again, and the updates."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+
+from experiments.candidates import Corpus
+from experiments.context import PROFILE, TRAIN, Run, key_of, write_json
+from experiments.rollout_stages import profile_stage, select_stage
+from experiments.update_stages import Segment, run_segments
+from pivotrl_jax.models import Params
+from pivotrl_jax.pivots import Profile, Row, due, plan, profiles, start
+from pivotrl_jax.training import (
+    Batches,
+    Observe,
+    OnlineBatches,
+    TrainState,
+    in_micro_batches,
+    index_batches,
+    learning_rates,
+    make_optimizer,
+    new_state,
+    pivot_step,
+    policy_update,
+    state_shardings,
+)
+
+
+def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
+    """Single-turn GRPO on the selected pivots, from `params`, which also is the frozen policy pi_0.
+
+    Where `reprofile` says so, the policy of that step is profiled again, and the pivots of that
+    profile follow.
+    """
+    settings = run.settings.train
+    optimizer = make_optimizer(settings.optimizer, settings.steps)
+    layout = state_shardings(optimizer, run.cfg, run.mesh)
+    update = in_micro_batches(
+        policy_update(
+            run.cfg,
+            optimizer,
+            layout,
+            run.settings.objective,
+            settings.advantage,
+            temperature=settings.sampling.temperature,
+            remat=settings.remat,
+        ),
+        run.mesh,
+    )
+    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
+    rates = learning_rates(settings.optimizer, settings.steps)
+
+    def segment(state: TrainState, history: Sequence[Mapping]) -> Segment:
+        profile = profiles(history, run.settings.reprofile)[-1]
+        if profile.number > 0:
+            profile_again(run, corpus, state, profile)
+        choice = choose_pivots(run, corpus, select_directory(run, profile), profile.number)
+        step = pivot_step(
+            run.cfg,
+            choice.rows_of,
+            corpus.trunks,
+            reference,
+            update,
+            run.judging,
+            settings,
+            run.settings.engine,
+            rates,
+            key_of(run, TRAIN),
+            run.mesh,
+            choice.observe,
+        )
+        return Segment(profile.step, step, choice.data)
+
+    state = run_segments(
+        run,
+        "train",
+        new_state(params, optimizer, layout),
+        segment,
+        steps=settings.steps,
+        save_every=settings.save_every,
+        note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
+        ended=lambda since: due(since, run.settings.reprofile) is not None,
+    )
+    return state.params
+
+
+def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile) -> None:
+    """Profiles the policy in training, which resumes like the first profile, and selects pivots.
+
+    Samples, table and audit stand beside the earlier ones, under `profile.directory`.
+    """
+    settings = run.settings
+    table = profile_stage(
+        run,
+        corpus,
+        state.params,
+        f"{profile.directory}/train",
+        corpus.turns["train"],
+        jax.random.fold_in(key_of(run, PROFILE), profile.number),
+        settings.profile.samples,
+        settings.reward.truncated,
+    )
+    write_json(run.workdir / profile.directory / "reason.json", dataclasses.asdict(profile))
+    select_stage(run, table, select_directory(run, profile))
+
+
+def select_directory(run: Run, profile: Profile) -> Path:
+    return run.workdir / ("select" if profile.number == 0 else f"{profile.directory}/select")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Which pivots each step takes: indices, what they mean, and who is told of the samples."""
+
+    data: Batches
+    rows_of: Callable[[np.ndarray], Sequence[Row]]
+    observe: Observe = lambda turns, rewards_PK, valid_PK: {}
+
+
+def choose_pivots(run: Run, corpus: Corpus, selection: Path, number: int) -> Choice:
+    """The choice among the pivots of profile `number`, whose table lies in `selection`."""
+    settings, seed = run.settings.train, run.settings.seed + number
+    table = pq.read_table(selection / "table.parquet")
+    kept = table.filter(table["selected"]).to_pydict()
+    turns = [turn for turn in corpus.turns["train"] if turn.id in set(kept["candidate_id"])]
+    if settings.curriculum == "epochs":
+        rows = plan(turns, settings.pivots_per_row)
+        sizes = [max(turn.end for turn in part) for _, part in rows]
+        data = index_batches(sizes, settings.rows, seed)
+        return Choice(data, lambda indices: [rows[i] for i in indices])
+    place = {name: at for at, name in enumerate(kept["candidate_id"])}
+    order = [place[turn.id] for turn in turns]
+    state = start(np.take(kept["n"], order), np.take(kept["mean"], order))
+    batch = settings.rows * settings.pivots_per_row
+    online = OnlineBatches(turns, state, run.settings.online, batch, seed)
+
+    def rows_of(indices: np.ndarray) -> list[Row]:
+        return plan([turns[i] for i in indices], settings.pivots_per_row)
+
+    return Choice(online, rows_of, online.observe)

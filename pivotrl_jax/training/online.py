@@ -1,0 +1,61 @@
+"""Pivots chosen step by step from what training's own samples showed of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pivotrl_jax.pivots import OnlineSettings, OnlineState, Turn, choose, observe, summary
+
+
+class OnlineBatches:
+    """`batch` pivots for each step, see `pivots.online`; every step's samples are to be observed.
+
+    A `training.data.Batches`: its state are the counts, so that a resumed run chooses alike.
+    """
+
+    def __init__(
+        self,
+        turns: Sequence[Turn],
+        state: OnlineState,
+        settings: OnlineSettings,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self._index_of = {turn.id: index for index, turn in enumerate(turns)}
+        self._state, self._settings = state, settings
+        self._batch, self._seed = batch, seed
+
+    def __next__(self) -> Int[np.ndarray, "R"]:
+        step = int(self._state.step)
+        return choose(self._state, self._settings, self._seed, step, self._batch)
+
+    def observe(
+        self,
+        turns: Sequence[Turn],
+        rewards_PK: Float[np.ndarray, "P K"],
+        valid_PK: Bool[np.ndarray, "P K"],
+    ) -> Mapping[str, float]:
+        """Takes the samples of the step that `__next__` gave; returns numbers for its metrics."""
+        chosen = np.array([self._index_of[turn.id] for turn in turns])
+        numbers = summary(self._state, self._settings, chosen, rewards_PK.shape[1])
+        # Counts hold what is known before a step; the next one comes a step later.
+        step = int(self._state.step) + 1
+        self._state = observe(self._state, step, chosen, rewards_PK, valid_PK, self._settings)
+        return numbers
+
+    def get_state(self) -> dict[str, Any]:
+        state = self._state
+        return {
+            "step": int(state.step),
+            "passed": np.asarray(state.passed_P).tolist(),
+            "total": np.asarray(state.total_P).tolist(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._state = OnlineState(
+            np.asarray(state["passed"], np.float32),
+            np.asarray(state["total"], np.float32),
+            np.asarray(state["step"], np.int32),
+        )
