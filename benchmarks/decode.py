@@ -39,7 +39,7 @@ TRUNK, STEPS = 1024, 32
 GRID = ((1, 1), (1, 4), (1, 16), (1, 64), (4, 16), (8, 16), (16, 1))
 QUICK = ((1, 1), (1, 8), (1, 32), (8, 4))
 QUICK_LAYERS = 6
-NEVER = -1  # no token ends a sample
+NEVER = ()
 
 COLUMNS = (
     "trunks", "slots", "trunk_tokens", "step_ms", "tokens_per_second", "against_one",

@@ -120,7 +120,7 @@ def sample_flat(
         ]
         histories = [trunks[turn.trunk][: turn.start] for turn, _ in own]
         served = sample(
-            params, run.cfg, histories, requests, key_of(run, PROFILE), run.tokenizer.eot,
+            params, run.cfg, histories, requests, key_of(run, PROFILE), run.tokenizer.ends,
             how.sampling, alone, run.mesh,
         )  # fmt: skip
         for number, drawn in sorted(served, key=lambda pair: pair[0]):

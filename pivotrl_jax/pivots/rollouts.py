@@ -99,7 +99,7 @@ def rollouts(
     histories = [trunks[trunk] for trunk, _ in rows]
     finished = {i for i, (_, part) in enumerate(rows) if {t.id for t in part} <= done}
     served = sample(
-        params, cfg, histories, requests, key, tokenizer.eot, sampling, engine, mesh, finished
+        params, cfg, histories, requests, key, tokenizer.ends, sampling, engine, mesh, finished
     )
     for number, out in served:
         yield Rollouts(rows[number][1], chunks(out, samples))
@@ -126,7 +126,7 @@ def judge(
     places = list(np.ndindex(shape))
     parsed = []
     for i, j in places:
-        kept = [t for t in rollout.samples[i][j].tokens.tolist() if t != tokenizer.eot]
+        kept = [t for t in rollout.samples[i][j].tokens.tolist() if t not in tokenizer.ends]
         texts[i][j] = tokenizer.decode(kept)
         parsed.append(fmt.parse(texts[i][j]))
     turns = [rollout.turns[i] for i, _ in places]

@@ -128,7 +128,7 @@ def follow_experts(
     requests: Sequence[Sequence[Request]],
     most: int,
     key: PRNGKeyArray,
-    eot: int,
+    ends: tuple[int, ...],
     settings: SamplingSettings,
     mesh: Mesh,
 ) -> list[list[Sample]]:
@@ -150,7 +150,7 @@ def follow_experts(
         for row, members in enumerate(members_Q):
             for place, number in enumerate(members):
                 n = int(found.accepted_QK[row, place])
-                ended = n > 0 and expert_QS[row, n - 1] == eot
+                ended = n > 0 and expert_QS[row, n - 1] in ends
                 drafts[row][number] = Sample(
                     expert_QS[row, :n],
                     found.behaviour_QS[row, :n],

@@ -114,7 +114,7 @@ def decoding_layers(params: Params, cfg: ModelConfig) -> list[LayerParams]:
     return unstack(params.layers, cfg.layers)
 
 
-@partial(jax.jit, static_argnames=("cfg", "settings", "eot", "steps"), donate_argnames="slots")
+@partial(jax.jit, static_argnames=("cfg", "settings", "ends", "steps"), donate_argnames="slots")
 def advance(
     params: Params,
     layers: list[LayerParams],
@@ -122,14 +122,14 @@ def advance(
     slots: Slots,
     refill: Refill,
     settings: SamplingSettings,
-    eot: int,
+    ends: tuple[int, ...],
     steps: int,
 ) -> Slots:
     """Refills slots, then decodes up to `steps` tokens in every running one.
 
-    Leaves early when no slot runs. Token t of a slot is drawn with `fold_in(key, t)`: a sample
-    depends on its key and history, not on its slot, its neighbours or the time it started.
-    `layers` are `decoding_layers` of `params`.
+    A slot stops at any of the tokens `ends`; no slot running ends the chunk. Token t of a slot is
+    drawn with `fold_in(key, t)`: a sample depends on its key and history, not on its slot, its
+    neighbours or the time it started. `layers` are `decoding_layers` of `params`.
     """
     slots = _refilled(slots, refill)
 
@@ -139,7 +139,7 @@ def advance(
     def step(carry: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         count, slots = carry
         with jax.named_scope("draw"):
-            tokens_RB, slots = _draw(params, slots, settings, eot)
+            tokens_RB, slots = _draw(params, slots, settings, ends)
         with jax.named_scope("decode"):
             hidden_RBD, own = decode_step(
                 params,
@@ -175,7 +175,7 @@ def _refilled(slots: Slots, refill: Refill) -> Slots:
 
 
 def _draw(
-    params: Params, slots: Slots, settings: SamplingSettings, eot: int
+    params: Params, slots: Slots, settings: SamplingSettings, ends: tuple[int, ...]
 ) -> tuple[Int[Array, "R B"], Slots]:
     """Draws the next token of every slot; idle slots record nothing."""
     running, length = slots.running_RB, slots.length_RB
@@ -189,5 +189,9 @@ def _draw(
     put = lambda old, new: jnp.where(here, new[..., None], old)  # noqa: E731
     drawn = jax.tree.map(put, slots.drawn, Drawn(tokens, behaviour, plain))
     length = length + running
-    running = running & (tokens != eot) & (length < settings.max_tokens)
+    running = running & ~_among(tokens, ends) & (length < settings.max_tokens)
     return tokens, dataclasses.replace(slots, drawn=drawn, length_RB=length, running_RB=running)
+
+
+def _among(tokens_RB: Int[Array, "R B"], ends: tuple[int, ...]) -> Bool[Array, "R B"]:
+    return (tokens_RB[..., None] == jnp.asarray(ends)).any(axis=-1)

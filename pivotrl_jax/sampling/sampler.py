@@ -54,7 +54,7 @@ def sample(
     trunks: Sequence[np.ndarray],
     requests: Sequence[Sequence[Request]],
     key: PRNGKeyArray,
-    eot: int,
+    ends: tuple[int, ...],
     sampling: SamplingSettings,
     engine: EngineSettings,
     mesh: Mesh,
@@ -85,14 +85,14 @@ def sample(
                 requests[n] if p < len(rows) else () for n, p in zip(numbers, places, strict=True)
             ]
             drafts = follow_experts(
-                params, hidden_QLD, tokens_QL, wanted, most, key, eot, sampling, mesh
+                params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh
             )
             for number, place, own, drafted in zip(numbers, places, wanted, drafts, strict=True):
                 if place < len(rows):
                     rows[place].serve(number, own, drafted)
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
-        slots = advance(params, layers, cfg, slots, refill, sampling, eot, engine.chunk)
-        _harvest(slots, rows, eot)
+        slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
+        _harvest(slots, rows, ends)
         for row in rows:
             if row.finished:
                 yield row.trunk, [row.done[i] for i in range(len(row.done))]
@@ -160,7 +160,7 @@ def _next(rows: Sequence[_Row], key: PRNGKeyArray, slots: int, cap: int, mesh: M
     return Refill(fresh_RB, start_RB, drafted_RB, drawn, keys)
 
 
-def _harvest(slots: Slots, rows: Sequence[_Row], eot: int) -> None:
+def _harvest(slots: Slots, rows: Sequence[_Row], ends: tuple[int, ...]) -> None:
     """Moves the samples of ended slots to their rows' `done` and frees the slots."""
     running, length, drawn = jax.device_get((slots.running_RB, slots.length_RB, slots.drawn))
     for place, row in enumerate(rows):
@@ -172,6 +172,6 @@ def _harvest(slots: Slots, rows: Sequence[_Row], eot: int) -> None:
                 tokens,
                 drawn.behaviour_RBS[place, slot, :n].copy(),
                 drawn.plain_RBS[place, slot, :n].copy(),
-                truncated=bool(tokens[-1] != eot),
+                truncated=bool(tokens[-1] not in ends),
                 drafted=drafted,
             )

@@ -60,7 +60,7 @@ def test_every_side_of_the_profile_draws_the_same_samples(tiny_cfg):
     run = SimpleNamespace(
         cfg=cfg,
         mesh=one_device(),
-        tokenizer=SimpleNamespace(eot=0),
+        tokenizer=SimpleNamespace(ends=(0,)),
         settings=SimpleNamespace(
             seed=0,
             model=SimpleNamespace(name="tiny"),

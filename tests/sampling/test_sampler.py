@@ -16,7 +16,7 @@ from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettin
 from pivotrl_jax.training import token_logprobs
 from pivotrl_jax.trees import Layout, Tree, build_row
 
-EOT = 3
+ENDS = (3, 7)
 CAP = 10
 PLAIN = SamplingSettings(max_tokens=CAP)
 ENGINE = EngineSettings(rows=3, slots=12, chunk=4, row_multiple=16)
@@ -47,7 +47,7 @@ def naive(
     sequence = np.zeros(32, np.int32)
     sequence[: request.start] = trunk[: request.start]
     drawn: list[tuple[int, float, float]] = []
-    while len(drawn) < how.max_tokens and not (drawn and drawn[-1][0] == EOT):
+    while len(drawn) < how.max_tokens and not (drawn and drawn[-1][0] in ENDS):
         ids = (np.uint32(request.candidate), request.sample)
         out = next_token(params, cfg, sequence, request.start + len(drawn), ids, how, len(drawn))
         token, behaviour, plain = (x[0].item() for x in out)
@@ -55,7 +55,7 @@ def naive(
         drawn.append((token, behaviour, plain))
     tokens, behaviours, plains = zip(*drawn, strict=True)
     return Sample(
-        np.array(tokens), np.array(behaviours), np.array(plains), truncated=tokens[-1] != EOT
+        np.array(tokens), np.array(behaviours), np.array(plains), truncated=tokens[-1] not in ENDS
     )
 
 
@@ -64,7 +64,7 @@ def serve(cfg, params, trunks):
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
 
     def serve(requests, engine=ENGINE, how=PLAIN, trunks=trunks) -> list[list[Sample]]:
-        ended = dict(sample(params, cfg, trunks, requests, KEY, EOT, how, engine, mesh))
+        ended = dict(sample(params, cfg, trunks, requests, KEY, ENDS, how, engine, mesh))
         return [ended[i] for i in range(len(requests))]
 
     return serve
@@ -132,12 +132,13 @@ def test_what_follows_a_turn_does_not_matter(serve, served, trunks, requests):
 def test_a_sample_ends_at_the_end_of_turn_or_at_the_cap(served):
     samples = [s for own in served for s in own]
     for s in samples:
-        assert (s.tokens[:-1] != EOT).all()
-        assert s.truncated == (s.tokens[-1] != EOT)
+        assert not np.isin(s.tokens[:-1], ENDS).any()
+        assert s.truncated == (s.tokens[-1] not in ENDS)
         assert len(s.tokens) == CAP if s.truncated else len(s.tokens) <= CAP
         assert len(s.tokens) == len(s.behaviour) == len(s.plain)
-    # Otherwise one of the two endings went untested.
+    # Otherwise one of the endings went untested.
     assert 0 < sum(s.truncated for s in samples) < len(samples)
+    assert {int(s.tokens[-1]) for s in samples if not s.truncated} == set(ENDS)
 
 
 def test_every_request_has_its_own_draws(serve, served, requests):
@@ -202,8 +203,8 @@ def test_drafted_samples_follow_the_enumerated_distribution(
 
     first = next_probs(history)
     for token in np.flatnonzero(first):
-        if token == EOT:
-            probs[(EOT,)] = first[EOT]
+        if token in ENDS:
+            probs[(token,)] = first[token]
             continue
         second = next_probs(np.append(history, token))
         probs |= {(token, other): first[token] * second[other] for other in np.flatnonzero(second)}

@@ -19,7 +19,7 @@ def serve(cfg, params, trunks, requests):
         placed = jax.device_put(params, shardings(shapes(cfg), logical_axes(cfg), mesh))
         with jax.set_mesh(mesh):
             found = sample(
-                placed, cfg, trunks, requests, jax.random.key(2), 3,
+                placed, cfg, trunks, requests, jax.random.key(2), (3,),
                 SamplingSettings(max_tokens=10), ENGINE, mesh,
             )  # fmt: skip
             return [samples for _, samples in sorted(found)]
