@@ -26,7 +26,9 @@ from pivotrl_jax.pivots import (
     Turn,
     audit,
     candidate_table,
+    cap,
     judge,
+    kind,
     plan,
     read_samples,
     rollouts,
@@ -116,10 +118,13 @@ def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
         record.drafted += sum(samples["drafted"].to_pylist())
 
 
-def select_stage(run: Run, table: pa.Table, directory: Path) -> None:
-    """Applies eq. 5 to a profile; writes table.parquet and audit.json."""
+def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> None:
+    """Applies eq. 5 and the caps to a profile; writes table.parquet and audit.json."""
     directory.mkdir(parents=True, exist_ok=True)
     chosen = select(table, run.settings.selection)
+    kinds = {turn.id: kind(turn.expert) for turn in corpus.turns["train"]}
+    domains = dict.fromkeys(chosen["domain"].to_pylist(), run.settings.caps)
+    chosen = cap(chosen, [kinds[name] for name in chosen["candidate_id"].to_pylist()], domains)
     pq.write_table(chosen, directory / "table.parquet")
     write_json(directory / "audit.json", audit(chosen, run.settings.selection))
 

@@ -120,7 +120,7 @@ def execute(run: Run, only: str | None = None) -> None:
         }
         count_tokens(run, record, *(f"profile/{split}" for split in corpus.turns))
     with stage(run, "select", only):
-        select_stage(run, profiled["train"], run.workdir / "select")
+        select_stage(run, corpus, profiled["train"], run.workdir / "select")
     with stage(run, "train", only) as record:
         policy = train_stage(run, corpus, policy)
         count_scored(run, record, "train")

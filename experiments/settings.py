@@ -13,7 +13,7 @@ from pivotrl_jax.models import Remat
 from pivotrl_jax.objectives import PolicySettings, Recipe
 from pivotrl_jax.objectives.names import require
 from pivotrl_jax.parallel import MeshSettings
-from pivotrl_jax.pivots import OnlineSettings, ReprofileSettings, SelectionSettings
+from pivotrl_jax.pivots import Caps, OnlineSettings, ReprofileSettings, SelectionSettings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
 from pivotrl_jax.trajectories import SWE_TURN, TurnRule
@@ -135,6 +135,7 @@ class Settings:
     objective: PolicySettings
     train: TrainSettings
     evaluation: EvaluationSettings
+    caps: Caps = dataclasses.field(default_factory=Caps)
     online: OnlineSettings = dataclasses.field(default_factory=OnlineSettings)
     reprofile: ReprofileSettings = dataclasses.field(default_factory=ReprofileSettings)
     wandb_project: str | None = None  # mirrors the metrics there; None: local files only

@@ -106,7 +106,7 @@ def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile)
         settings.reward.truncated,
     )
     write_json(run.workdir / profile.directory / "reason.json", dataclasses.asdict(profile))
-    select_stage(run, table, select_directory(run, profile))
+    select_stage(run, corpus, table, select_directory(run, profile))
 
 
 def select_directory(run: Run, profile: Profile) -> Path:

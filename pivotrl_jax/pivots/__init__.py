@@ -1,5 +1,6 @@
 """Profiling statistics, the choice of pivots, and the profile on disk."""
 
+from pivotrl_jax.pivots.mixing import Caps, cap, kind
 from pivotrl_jax.pivots.online import (
     OnlineSettings,
     OnlineState,
@@ -30,6 +31,7 @@ from pivotrl_jax.pivots.store import SCHEMA, ProfileStore, read_samples
 
 __all__ = [
     "SCHEMA",
+    "Caps",
     "GroupStatistics",
     "Judged",
     "OnlineSettings",
@@ -43,10 +45,12 @@ __all__ = [
     "Turn",
     "audit",
     "candidate_table",
+    "cap",
     "choose",
     "due",
     "group_statistics",
     "judge",
+    "kind",
     "observe",
     "plan",
     "profiles",

@@ -21,7 +21,7 @@ from pivotrl_jax.objectives import (
     rewards,
 )
 from pivotrl_jax.parallel import row_shards
-from pivotrl_jax.pivots import Judged, Rollouts, Row, Turn, judge, rollouts
+from pivotrl_jax.pivots import Judged, Rollouts, Row, Turn, judge, kind, rollouts
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import ActionFormat, Tokenizer
 from pivotrl_jax.training.batches import policy_batch
@@ -192,4 +192,18 @@ def group_metrics(
         "malformed_share": float(judged.malformed_PK.mean()),
         "truncated_share": float(np.mean([sample.truncated for sample in drawn])),
         "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),
+        **_by_label(rewards_PK, judged.valid_PK, [kind(turn.expert) for turn in rollout.turns]),
+        **_by_label(rewards_PK, judged.valid_PK, [turn.domain for turn in rollout.turns]),
+    }
+
+
+def _by_label(
+    rewards_PK: np.ndarray, valid_PK: np.ndarray, labels: Sequence[str]
+) -> dict[str, float]:
+    """Mean reward of the groups of each label, those without a verdict left out."""
+    kept = {label: np.array(labels)[:, None] == label for label in labels}
+    return {
+        f"reward_mean/{label}": float(rewards_PK[valid_PK & own].mean())
+        for label, own in sorted(kept.items())
+        if (valid_PK & own).any()
     }

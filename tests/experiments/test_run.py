@@ -220,6 +220,9 @@ def test_training_logs_every_step_once_and_moves_the_policy(finished: Path) -> N
     assert all(row["grad_norm"] > 0 and row["malformed_share"] == 1 for row in rows)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-9)
     assert rows[-1]["kl"] > 0
+    assert (
+        {row["reward_mean/tool"] for row in rows} == {row["reward_mean"] for row in rows} == {0.0}
+    )
     # The trainer scores a sample as the sampler did.
     assert max(row["logp_gap"] for row in rows) < 1e-4
     sft = load_lines(finished / "sft/metrics.jsonl")
