@@ -11,11 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from pivotrl_jax.trajectories.parsing import too_deep
 from pivotrl_jax.trajectories.schema import Action, ToolCall
-
-# Far above any real tool schema and far below the interpreter's recursion limit, which equality
-# and printing of a deeper value would hit.
-_MAX_JSON_DEPTH = 64
 
 # Distinct from JSON null, which is a readable value of the wrong type.
 NOTHING = object()
@@ -151,7 +148,7 @@ def decode_json(text: str, start: int, problems: list[str]) -> tuple[Any, int]:
     except (ValueError, RecursionError):
         problems.append("bad_json")
         return NOTHING, len(text)
-    if _too_deep(value):
+    if too_deep(value):
         problems.append("too_deep")
         return NOTHING, len(text)
     return value, end
@@ -187,18 +184,3 @@ def _arguments_from_text(text: str, problems: list[str]) -> Any:
         return text
     problems.extend(found)
     return value
-
-
-def _too_deep(value: Any) -> bool:
-    layer = [value]
-    for _ in range(_MAX_JSON_DEPTH):
-        layer = [child for node in layer for child in _children(node)]
-        if not layer:
-            return False
-    return True
-
-
-def _children(node: Any) -> Iterable[Any]:
-    if isinstance(node, dict):
-        return node.values()
-    return node if isinstance(node, list) else ()

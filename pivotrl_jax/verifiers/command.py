@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rapidfuzz import fuzz
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, ToolCall
+from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
 from pivotrl_jax.verifiers.invocation import Invocation
 from pivotrl_jax.verifiers.normal import Pipeline, normalise
-from pivotrl_jax.verifiers.verdict import Verdict
+from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_PARSED = 16_000  # characters; the longest of 4,661 expert commands has 5,937
 _MAX_COMPARED = 2_000  # characters
@@ -21,7 +21,7 @@ _CRITERIA: tuple[str, ...] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
+class Command(Rules):
     """Compares one shell command with the expert's; nothing is executed.
 
     Criteria, each in [0, 1] and symmetric in the two commands:
@@ -46,16 +46,7 @@ class Command:
     name = "command"
     criteria = _CRITERIA
 
-    def __call__(
-        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
-    ) -> Verdict:
-        """An expert action that is not one judgeable call is an error; never raises."""
-        try:
-            return self._verdict(expert, sampled)
-        except Exception as error:
-            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
-
-    def _verdict(self, expert: Action, sampled: ParsedAction) -> Verdict:
+    def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         if len(expert.calls) != 1:
             return Verdict({}, "", error=f"the expert makes {len(expert.calls)} calls, not one")
         expected_text = self._text(expert.calls[0])
@@ -79,9 +70,6 @@ class Command:
             scores["exact"] = 0.0
         failed = [name for name, score in scores.items() if score < 1]
         return self._scores(base | scores, f"differs in {', '.join(failed)}" if failed else "equal")
-
-    def _scores(self, scores: dict[str, float], reason: str) -> Verdict:
-        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
 
     def _is_shell(self, call: ToolCall) -> bool:
         arguments = call.arguments

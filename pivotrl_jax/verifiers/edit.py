@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, ToolCall
+from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
 from pivotrl_jax.verifiers.command import compare, shared_lines
 from pivotrl_jax.verifiers.files import Shown, command_of, edits_of, known_files
 from pivotrl_jax.verifiers.matching import Scores, paired
@@ -13,7 +13,7 @@ from pivotrl_jax.verifiers.patches import Block, Edit, apply, blocks
 from pivotrl_jax.verifiers.texts import dice, ratio
 from pivotrl_jax.verifiers.tool_call import problems_of, unjudgeable
 from pivotrl_jax.verifiers.values import canonical
-from pivotrl_jax.verifiers.verdict import Verdict
+from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_COMMAND = 16_000  # characters
 _CRITERIA: tuple[str, ...] = (
@@ -38,7 +38,7 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class FileEdits:
+class FileEdits(Rules):
     """Compares a turn's edits, views and commands with the expert's; nothing is executed.
 
     Criteria, each in [0, 1]; where both sides lack what one is about, it is 1:
@@ -66,15 +66,6 @@ class FileEdits:
     name = "edit"
     criteria = _CRITERIA
 
-    def __call__(
-        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
-    ) -> Verdict:
-        """An expert's turn without a readable call is an error; never raises."""
-        try:
-            return self._verdict(expert, sampled, context)
-        except Exception as error:
-            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
-
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         if reason := unjudgeable(expert) or (None if expert.calls else "the expert calls no tool"):
             return Verdict({}, "", error=reason)
@@ -90,9 +81,6 @@ class FileEdits:
         failed = [name for name, score in scores.items() if score < 1]
         scores["exact"] = float(not set(failed) - {"name"})
         return self._scores(scores, f"differs in {', '.join(failed)}" if failed else "equal")
-
-    def _scores(self, scores: Scores, reason: str) -> Verdict:
-        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
 
     def _plan(self, action: Action) -> Plan:
         edits: dict[str, tuple[Edit, ...]] = {}

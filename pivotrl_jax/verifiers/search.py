@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, ToolCall
+from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
 from pivotrl_jax.verifiers.matching import Scores, paired
 from pivotrl_jax.verifiers.queries import (
     address,
@@ -18,7 +18,7 @@ from pivotrl_jax.verifiers.queries import (
 from pivotrl_jax.verifiers.texts import dice, ratio
 from pivotrl_jax.verifiers.tool_call import problems_of, unjudgeable
 from pivotrl_jax.verifiers.values import members
-from pivotrl_jax.verifiers.verdict import Verdict
+from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_QUERIES = 32  # of one call
 _MAX_QUERY = 2_000  # characters
@@ -41,7 +41,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
+class Search(Rules):
     """Compares searches, visits and answers with the expert's.
 
     Criteria, each in [0, 1] and symmetric; where an action has no such part it is 1:
@@ -73,16 +73,7 @@ class Search:
     name = "search"
     criteria = _CRITERIA
 
-    def __call__(
-        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
-    ) -> Verdict:
-        """An expert that does nothing, or nothing readable, is an error; never raises."""
-        try:
-            return self._verdict(expert, sampled)
-        except Exception as error:
-            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
-
-    def _verdict(self, expert: Action, sampled: ParsedAction) -> Verdict:
+    def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         if reason := unjudgeable(expert):
             return Verdict({}, "", error=reason)
         if problems := problems_of(sampled):
@@ -96,9 +87,6 @@ class Search:
         scores |= paired(expected, actual, _compare, _PAIR_CRITERIA)
         failed = [name for name, score in scores.items() if score < 1]
         return self._scores(scores, f"differs in {', '.join(failed)}" if failed else "equal")
-
-    def _scores(self, scores: Scores, reason: str) -> Verdict:
-        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
 
     def _parts(self, action: Action) -> list[Part]:
         if action.calls:

@@ -7,13 +7,13 @@ from typing import Any
 from rapidfuzz import fuzz
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context
+from pivotrl_jax.trajectories.schema import Action, Context
 from pivotrl_jax.verifiers import mysql
 from pivotrl_jax.verifiers.databases import Databases, Expected
 from pivotrl_jax.verifiers.mysql import Refused
 from pivotrl_jax.verifiers.sql_results import overlap, same_rows
 from pivotrl_jax.verifiers.sqlite import Answer
-from pivotrl_jax.verifiers.verdict import Verdict
+from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_COMPARED = 2_000  # characters
 _CRITERIA: tuple[str, ...] = (
@@ -22,7 +22,7 @@ _CRITERIA: tuple[str, ...] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Sql:
+class Sql(Rules):
     """Compares one MySQL command with the expert's by what both return.
 
     The database is the one that `context.facts["db"]` names. Criteria, each in [0, 1]:
@@ -60,16 +60,8 @@ class Sql:
     def _databases(self) -> Databases:
         return Databases(self.databases)
 
-    def __call__(
-        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
-    ) -> Verdict:
-        """An expert action that is not one judgeable call is an error; never raises."""
-        try:
-            return self._verdict(expert, sampled, context.facts.get("db"))
-        except Exception as error:
-            return _error(f"{type(error).__name__}: {error}")
-
-    def _verdict(self, expert: Action, sampled: ParsedAction, database: Any) -> Verdict:
+    def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
+        database = context.facts.get("db")
         wanted = self._command(expert)
         if wanted is None:
             return _error(f"the expert makes no single call with a text {self.argument!r}")
@@ -85,14 +77,14 @@ class Sql:
         except Refused as refused:
             if not scores.get("exact"):
                 return _error(f"the expert's command does not run: {refused}")
-            return _scores(scores, f"the expert's command, which does not run: {refused}")
+            return self._scores(scores, f"the expert's command, which does not run: {refused}")
         if given is None:
-            return _scores(scores, problem or f"no {tool} call with a text {self.argument!r}")
+            return self._scores(scores, problem or f"no {tool} call with a text {self.argument!r}")
         try:
             actual = self._databases.answer(database, given)
         except Refused as refused:
-            return _scores(scores, f"does not run: {refused}")
-        return _compared(scores, expected, actual)
+            return self._scores(scores, f"does not run: {refused}")
+        return self._scores(*_compared(scores, expected, actual))
 
     def _command(self, action: Action, tool: str | None = None) -> str | None:
         """The command of an action that is one call (of `tool`)."""
@@ -112,10 +104,6 @@ def _error(reason: str) -> Verdict:
     return Verdict({}, "", error=reason)
 
 
-def _scores(scores: dict[str, float], reason: str) -> Verdict:
-    return Verdict({name: scores.get(name, 0.0) for name in _CRITERIA}, reason)
-
-
 def _likeness(wanted: str, given: str) -> dict[str, float]:
     """What the texts alone tell."""
     normal = mysql.normal(wanted), mysql.normal(given)
@@ -126,7 +114,9 @@ def _likeness(wanted: str, given: str) -> dict[str, float]:
     }
 
 
-def _compared(scores: dict[str, float], expected: Expected, actual: Answer) -> Verdict:
+def _compared(
+    scores: dict[str, float], expected: Expected, actual: Answer
+) -> tuple[dict[str, float], str]:
     answer = expected.answer
     tables = overlap(answer.tables, actual.tables)
     same_width = len(answer.columns) == len(actual.columns)
@@ -139,6 +129,6 @@ def _compared(scores: dict[str, float], expected: Expected, actual: Answer) -> V
         "tables": tables,
     }
     if result:
-        return _scores(scores, "equal")
+        return scores, "equal"
     shapes = [f"{len(a.rows)} x {len(a.columns)}" for a in (actual, answer)]
-    return _scores(scores, f"another result ({shapes[0]} for {shapes[1]})")
+    return scores, f"another result ({shapes[0]} for {shapes[1]})"

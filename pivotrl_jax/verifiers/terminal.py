@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, Message
+from pivotrl_jax.trajectories.schema import Action, Context, Message
 from pivotrl_jax.verifiers.command import compare
 from pivotrl_jax.verifiers.matching import Scores
 from pivotrl_jax.verifiers.normal import directory_after, normalise
 from pivotrl_jax.verifiers.schemas import Schema
 from pivotrl_jax.verifiers.validation import violations
-from pivotrl_jax.verifiers.verdict import Verdict
+from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_PARSED = 16_000  # characters of keystrokes; the longest of 225 expert answers has 6,000
 _SHELL_CRITERIA = (
@@ -64,7 +64,7 @@ _PROMPT = re.compile(r"[\w.-]{1,64}@[\w.-]{1,64}:([~/][^\s#$]{0,500})[#$]")
 
 
 @dataclasses.dataclass(frozen=True)
-class Terminal:
+class Terminal(Rules):
     """Compares the keystrokes of a Terminus answer with the expert's; nothing is executed.
 
     The harness is the fact "harness" of the context, else whichever the expert's answer fits.
@@ -88,15 +88,6 @@ class Terminal:
     name = "terminal"
     criteria = _CRITERIA
 
-    def __call__(
-        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
-    ) -> Verdict:
-        """An expert's answer that fits no harness is an error; never raises."""
-        try:
-            return self._verdict(expert, sampled, context)
-        except Exception as error:
-            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
-
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         expected = _read_object(expert.text) if not expert.calls else None
         harness = _fitting(expected, context.facts.get("harness"))
@@ -114,9 +105,6 @@ class Terminal:
         scores |= {"schema": 1.0} | _compare(expected, actual, place)
         failed = [name for name, score in scores.items() if score < 1]
         return self._scores(scores, f"differs in {', '.join(failed)}" if failed else "equal")
-
-    def _scores(self, scores: Scores, reason: str) -> Verdict:
-        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
 
 
 def _schema(harness: str) -> Schema:

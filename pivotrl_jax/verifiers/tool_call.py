@@ -5,14 +5,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from pivotrl_jax.text.actions import ParsedAction
-from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, ToolCall
+from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
 from pivotrl_jax.verifiers.matching import Scores, paired
 from pivotrl_jax.verifiers.messages import compare_messages
 from pivotrl_jax.verifiers.schemas import Schema, parameters
 from pivotrl_jax.verifiers.texts import dice, word_ratio
 from pivotrl_jax.verifiers.validation import violations
 from pivotrl_jax.verifiers.values import canonical, members
-from pivotrl_jax.verifiers.verdict import Verdict
+from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_CALLS = 64  # the most that an expert makes in one turn of 9,000 is 8
 _CALL_CRITERIA: tuple[str, ...] = ("schema", "required", "arguments", "values", "similarity",
@@ -26,7 +26,7 @@ Accepted = Mapping[str, Sequence[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class TypedCalls:
+class TypedCalls(Rules):
     """Compares calls with the expert's, or a message with the expert's message.
 
     Criteria, each in [0, 1]:
@@ -55,15 +55,6 @@ class TypedCalls:
     name = "tool_call"
     criteria = _CRITERIA
 
-    def __call__(
-        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
-    ) -> Verdict:
-        """An expert that does nothing, or nothing readable, is an error; never raises."""
-        try:
-            return self._verdict(expert, sampled, context)
-        except Exception as error:
-            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
-
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         calls = sampled.action.calls
         if reason := unjudgeable(expert):
@@ -83,9 +74,6 @@ class TypedCalls:
             return self._scores(scores, f"{made}, unlike the expert")
         failed = [name for name, score in scores.items() if score < 1]
         return self._scores(scores, f"differs in {', '.join(failed)}" if failed else "equal")
-
-    def _scores(self, scores: dict[str, float], reason: str) -> Verdict:
-        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
 
     def _compare(
         self, expected: Sequence[ToolCall], actual: Sequence[ToolCall], context: Context

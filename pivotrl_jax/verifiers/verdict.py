@@ -33,3 +33,29 @@ class Verifier(Protocol):
         self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
     ) -> Verdict:
         """The verdict on an action sampled in `context`, where the expert's was `expert`."""
+
+
+class Rules:
+    """What verifiers that compare by rules share.
+
+    One has `criteria` and a method `_verdict`; whatever that raises becomes an error of the sample,
+    for nobody foresees all that a model writes.
+    """
+
+    criteria: tuple[str, ...]
+
+    def __call__(
+        self, expert: Action, sampled: ParsedAction, context: Context = NO_CONTEXT
+    ) -> Verdict:
+        """An expert's action that cannot be judged is an error; never raises."""
+        try:
+            return self._verdict(expert, sampled, context)
+        except Exception as error:
+            return Verdict({}, "", error=f"{type(error).__name__}: {error}")
+
+    def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
+        raise NotImplementedError
+
+    def _scores(self, scores: Mapping[str, float], reason: str) -> Verdict:
+        """A verdict in which what is not scored is 0."""
+        return Verdict({name: scores.get(name, 0.0) for name in self.criteria}, reason)
