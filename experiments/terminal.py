@@ -6,8 +6,8 @@
     python -m experiments.run --config=experiments/terminal.py:pod
 
 preset   hardware                    time        what comes out
-smoke    2 CPU cores, 8 GiB          2 minutes   every stage once; figures mean nothing
-laptop   2 CPU cores, 8 GiB          not timed   figures for tasks that were never trained on
+smoke    2 CPU cores, 12 GiB         3 minutes   every stage once; figures mean nothing
+laptop   2 CPU cores, 12 GiB         30 minutes  figures for tasks that were never trained on
 host     one accelerator host        not run yet
 pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
 """
@@ -20,7 +20,7 @@ from experiments import presets
 from experiments.settings import DataSettings, RewardSettings, Settings, TextSettings
 from pivotrl_jax.trajectories import TurnRule
 from pivotrl_jax.verifiers.recipe import Recipe
-from pivotrl_jax.verifiers.recipes import SAME_KEYSTROKES, SAME_TARGET
+from pivotrl_jax.verifiers.recipes import SAME_COMMAND, SAME_KEYSTROKES
 
 replace = dataclasses.replace
 
@@ -37,7 +37,7 @@ def laptop() -> Settings:
             clip_observation=96,
             clip_task=192,
         ),
-        RewardSettings(verifier="command", recipe=SAME_TARGET),
+        RewardSettings(verifier="command", recipe=SAME_COMMAND),
     )
 
 
