@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.verifiers.command import Command
+from pivotrl_jax.verifiers.commands import Command
 from pivotrl_jax.verifiers.compatible.verifier import COMPATIBLE, compatible
 from pivotrl_jax.verifiers.edit import FileEdits
 from pivotrl_jax.verifiers.many import verify_many

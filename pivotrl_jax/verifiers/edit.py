@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
-from pivotrl_jax.verifiers.command import compare, shared_lines
+from pivotrl_jax.verifiers.commands.command import compare, shared_lines
+from pivotrl_jax.verifiers.commands.normal import normalise
 from pivotrl_jax.verifiers.files import Shown, command_of, edits_of, known_files
 from pivotrl_jax.verifiers.matching import Scores, paired
-from pivotrl_jax.verifiers.normal import normalise
 from pivotrl_jax.verifiers.patches import Block, Edit, apply, blocks
 from pivotrl_jax.verifiers.texts import dice, ratio
 from pivotrl_jax.verifiers.tool_call import problems_of, unjudgeable

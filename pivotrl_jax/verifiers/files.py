@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pivotrl_jax.trajectories.schema import Message, ToolCall
-from pivotrl_jax.verifiers.invocation import LAST, Invocation
-from pivotrl_jax.verifiers.normal import normalise
+from pivotrl_jax.verifiers.commands.invocation import LAST, Invocation
+from pivotrl_jax.verifiers.commands.normal import normalise
 from pivotrl_jax.verifiers.patches import Edit, apply, parse_patch
 
 _MAX_FILE = 400_000  # characters; larger results are not read

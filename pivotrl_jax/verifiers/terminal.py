@@ -10,9 +10,9 @@ from typing import Any
 
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context, Message
-from pivotrl_jax.verifiers.command import compare
+from pivotrl_jax.verifiers.commands.command import compare
+from pivotrl_jax.verifiers.commands.normal import directory_after, normalise
 from pivotrl_jax.verifiers.matching import Scores
-from pivotrl_jax.verifiers.normal import directory_after, normalise
 from pivotrl_jax.verifiers.schemas import Schema
 from pivotrl_jax.verifiers.validation import violations
 from pivotrl_jax.verifiers.verdict import Rules, Verdict

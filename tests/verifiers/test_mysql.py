@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pivotrl_jax.verifiers import mysql, mysql_functions
-from pivotrl_jax.verifiers.databases import Databases
-from pivotrl_jax.verifiers.mysql import Refused
-from pivotrl_jax.verifiers.sqlite import OutOfTime
+from pivotrl_jax.verifiers.sql import functions, mysql
+from pivotrl_jax.verifiers.sql.databases import Databases
+from pivotrl_jax.verifiers.sql.mysql import Refused
+from pivotrl_jax.verifiers.sql.sqlite import OutOfTime
 
 ARCHIVE = Path(__file__).parents[2] / "experiments/data/sql/intercode_spider_sqlite.tar.gz"
 DATABASES = Databases(str(ARCHIVE))
@@ -75,15 +75,15 @@ def test_values(expression: str, value: object) -> None:
 )
 def test_patterns_that_are_not_tried(pattern: str) -> None:
     with pytest.raises(Exception, match=r"REGEXP|long|unterminated"):
-        mysql_functions.regexp(pattern, "a" * 200)
+        functions.regexp(pattern, "a" * 200)
 
 
 def test_the_slowest_pattern_is_fast() -> None:
     start = time.process_time()
-    assert mysql_functions.regexp("a*a*b", "a" * 256) == 0
+    assert functions.regexp("a*a*b", "a" * 256) == 0
     assert time.process_time() - start < 0.3
     with pytest.raises(ValueError, match="too long"):
-        mysql_functions.regexp("a", "a" * 257)
+        functions.regexp("a", "a" * 257)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pivotrl_jax.verifiers import sqlite
-from pivotrl_jax.verifiers.databases import Databases
-from pivotrl_jax.verifiers.mysql import Refused
-from pivotrl_jax.verifiers.sqlite import OutOfTime, Sandbox
+from pivotrl_jax.verifiers.sql import sqlite
+from pivotrl_jax.verifiers.sql.databases import Databases
+from pivotrl_jax.verifiers.sql.mysql import Refused
+from pivotrl_jax.verifiers.sql.sqlite import OutOfTime, Sandbox
 
 ARCHIVE = Path(__file__).parents[2] / "experiments/data/sql/intercode_spider_sqlite.tar.gz"
 

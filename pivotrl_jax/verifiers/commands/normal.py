@@ -5,8 +5,8 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from pivotrl_jax.verifiers import programs, shell
-from pivotrl_jax.verifiers.invocation import LAST, Invocation, Place, invocation
+from pivotrl_jax.verifiers.commands import programs, shell
+from pivotrl_jax.verifiers.commands.invocation import LAST, Invocation, Place, invocation
 
 _ERRORS_TO_SCREEN = "2>&first 1"
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")

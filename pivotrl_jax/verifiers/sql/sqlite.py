@@ -12,8 +12,8 @@ import time
 from collections.abc import Hashable
 from typing import Any
 
-from pivotrl_jax.verifiers.mysql import Refused
-from pivotrl_jax.verifiers.mysql_functions import FUNCTIONS
+from pivotrl_jax.verifiers.sql.functions import FUNCTIONS
+from pivotrl_jax.verifiers.sql.mysql import Refused
 
 Row = tuple[Hashable, ...]
 

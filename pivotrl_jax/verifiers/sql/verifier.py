@@ -8,11 +8,11 @@ from rapidfuzz import fuzz
 
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context
-from pivotrl_jax.verifiers import mysql
-from pivotrl_jax.verifiers.databases import Databases, Expected
-from pivotrl_jax.verifiers.mysql import Refused
-from pivotrl_jax.verifiers.sql_results import overlap, same_rows
-from pivotrl_jax.verifiers.sqlite import Answer
+from pivotrl_jax.verifiers.sql import mysql
+from pivotrl_jax.verifiers.sql.databases import Databases, Expected
+from pivotrl_jax.verifiers.sql.mysql import Refused
+from pivotrl_jax.verifiers.sql.results import overlap, same_rows
+from pivotrl_jax.verifiers.sql.sqlite import Answer
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_COMPARED = 2_000  # characters

@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from pivotrl_jax.verifiers import programs
+from pivotrl_jax.verifiers.commands import programs
 
 LAST = 1_000_000  # stands for the last line of a file
 

@@ -7,9 +7,9 @@ import threading
 from pathlib import Path, PurePosixPath
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.verifiers.mysql import Refused, translate
-from pivotrl_jax.verifiers.sql_results import Groups, groups
-from pivotrl_jax.verifiers.sqlite import Answer, Sandbox
+from pivotrl_jax.verifiers.sql.mysql import Refused, translate
+from pivotrl_jax.verifiers.sql.results import Groups, groups
+from pivotrl_jax.verifiers.sql.sqlite import Answer, Sandbox
 
 _KEPT_ANSWERS, _KEPT_COPIES = 64, 8
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from itertools import groupby
 
-from pivotrl_jax.verifiers.mysql import Ordering, Refused
-from pivotrl_jax.verifiers.sqlite import Answer, Row
+from pivotrl_jax.verifiers.sql.mysql import Ordering, Refused
+from pivotrl_jax.verifiers.sql.sqlite import Answer, Row
 
 # In turn: a number of rows, and the rows that may stand there in any order.
 Groups = list[tuple[int, Counter[Row]]]

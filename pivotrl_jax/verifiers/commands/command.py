@@ -8,8 +8,8 @@ from rapidfuzz import fuzz
 
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
-from pivotrl_jax.verifiers.invocation import Invocation
-from pivotrl_jax.verifiers.normal import Pipeline, normalise
+from pivotrl_jax.verifiers.commands.invocation import Invocation
+from pivotrl_jax.verifiers.commands.normal import Pipeline, normalise
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_PARSED = 16_000  # characters; the longest of 4,661 expert commands has 5,937
