@@ -111,7 +111,7 @@ def assert_equal_to_the_dense_form(attend: Callable[..., jax.Array], tree: Token
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(forests())
 def test_blocks_equal_the_dense_form(tree):
     assert_equal_to_the_dense_form(xla, tree)

@@ -175,7 +175,7 @@ def forests(draw: st.DrawFn) -> dict[int, Samples]:
     return found
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(forests())
 def test_any_forest_equals_its_flat_rows(forest):
     assert_equal(CONFIGS[0], "full", *layouts(forest))

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pivotrl_jax.errors import UserError
@@ -87,7 +87,6 @@ CANDIDATES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(CANDIDATES, st.integers(0, 10), st.none() | st.integers(1, 9))
 def test_as_many_are_kept_as_the_caps_allow(rows, tenths, most) -> None:
     table, kinds = profile(*((domain, kind, m / 20) for domain, kind, m in rows))
@@ -127,7 +126,6 @@ WEIGHTS = st.dictionaries(
 ).filter(lambda weights: any(weights.values()))
 
 
-@settings(deadline=None)
 @given(WEIGHTS)
 def test_seats_are_those_of_giving_one_after_the_other(weights) -> None:
     given_ = dict.fromkeys(sorted(weights), 0)
@@ -178,7 +176,6 @@ def test_an_epoch_visits_every_item_of_a_domain() -> None:
     )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(4, 12), min_size=1, max_size=4),
     st.integers(1, 4),

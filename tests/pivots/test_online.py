@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pivotrl_jax.errors import UserError
@@ -145,7 +145,6 @@ def test_places_after_the_first_go_by_the_weights_of_those_left() -> None:
 GROUPS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=30)
 
 
-@settings(deadline=None)
 @given(GROUPS, st.integers(0, 2**32), st.integers(0, 10**6), st.data())
 def test_a_draw_is_different_pivots_and_a_function_of_seed_and_step(groups, seed, step, data):
     state = known(*((p, p + q) for p, q in groups))

@@ -1,5 +1,4 @@
 import re
-import time
 from typing import Any
 
 import pytest
@@ -60,7 +59,7 @@ def check_identity(fmt: ActionFormat, action: Action, representable: bool) -> No
 
 
 @given(text=TEXTS, command=st.none() | TEXTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_fenced_bash_gives_back_what_it_prints(text: str, command: str | None) -> None:
     calls = () if command is None else (ToolCall("bash", {"command": command}),)
     opens_fence = re.search(r"^`{3,}(bash|sh)[ \t\r]*$", text, re.MULTILINE)
@@ -72,7 +71,7 @@ def test_fenced_bash_gives_back_what_it_prints(text: str, command: str | None) -
 
 @pytest.mark.parametrize("name", ["hermes", "smollm2", "webdancer"])
 @given(text=TEXTS, calls=st.lists(CALLS, max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tags_give_back_what_they_print(name: str, text: str, calls: list[ToolCall]) -> None:
     representable = not holds_reasoning(text) and "<tool_call>" not in text
     check_identity(action_format(name), Action(text, tuple(calls)), representable)
@@ -80,7 +79,7 @@ def test_tags_give_back_what_they_print(name: str, text: str, calls: list[ToolCa
 
 @pytest.mark.parametrize("name", ["json", "llama3"])
 @given(text=TEXTS, calls=st.lists(CALLS, max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_json_gives_back_what_it_prints(name: str, text: str, calls: list[ToolCall]) -> None:
     opens_json = re.search(r"^[ \t]*[\[{]", text, re.MULTILINE)
     representable = not opens_json and not holds_reasoning(text)
@@ -88,7 +87,7 @@ def test_json_gives_back_what_it_prints(name: str, text: str, calls: list[ToolCa
 
 
 @given(text=TEXTS, query=st.none() | TEXTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_react_gives_back_what_it_prints(text: str, query: str | None) -> None:
     calls = () if query is None else (ToolCall("search", {"query": query}),)
     states_action = re.search(r"^Action(?: \d+)?:", text, re.MULTILINE)
@@ -99,7 +98,7 @@ def test_react_gives_back_what_it_prints(text: str, query: str | None) -> None:
 
 
 @given(text=TEXTS, call=st.none() | CALLS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_harmony_gives_back_what_it_prints(text: str, call: ToolCall | None) -> None:
     nameable = call is None or re.fullmatch(r"[^\s<]+", call.name)
     ends = re.search(r"<\|(end|call|return)\|>|<\|start\|>assistant", text)
@@ -108,14 +107,14 @@ def test_harmony_gives_back_what_it_prints(text: str, call: ToolCall | None) -> 
 
 
 @given(text=TEXTS, calls=st.lists(CALLS, max_size=1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_terminus_gives_back_what_it_prints(text: str, calls: list[ToolCall]) -> None:
     representable = not calls and not holds_reasoning(text)
     check_identity(action_format("terminus"), Action(text, tuple(calls)), representable)
 
 
 @given(text=TEXTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_reading_any_text_ends_in_an_action(text: str) -> None:
     for fmt in FORMATS:
         parsed = fmt.parse(text)
@@ -135,10 +134,8 @@ def test_reading_any_text_ends_in_an_action(text: str) -> None:
 )  # fmt: skip
 def test_a_megabyte_of_anything_is_read(fmt: ActionFormat, unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
-    began = time.process_time()
     parsed = [fmt.parse(text), fmt.parse(f"<tool_call>{text}</tool_call>"),
               fmt.parse(f"Action: a[{text}"), fmt.parse(f"<|message|>{text}")]  # fmt: skip
-    assert time.process_time() - began < 8
     assert parsed[1].problems
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pivotrl_jax.trees import (
@@ -73,7 +73,6 @@ def masks(tree: TokenTree) -> tuple[jax.Array, jax.Array]:
     return visible(tree, slice(0, SIZE), np.arange(SIZE)), visible(tree, slice(24, 32), apart)
 
 
-@settings(deadline=None)
 @given(st.lists(tree_shapes(), min_size=2, max_size=2))
 def test_a_token_sees_its_own_sequence_up_to_itself(forest):
     tree = stack([build_row([Tree(*shape.row())], LAYOUT) for shape in forest])
@@ -83,7 +82,6 @@ def test_a_token_sees_its_own_sequence_up_to_itself(forest):
     np.testing.assert_array_equal(block, expected[:, 24:32][..., np.r_[0:16, 20:32]])
 
 
-@settings(deadline=None)
 @given(tree_shapes())
 def test_every_field_follows_from_the_sequences(shape):
     trunk, branches = shape.row()
@@ -100,7 +98,6 @@ def test_every_field_follows_from_the_sequences(shape):
     np.testing.assert_array_equal(tree.segments != PADDING, used)
 
 
-@settings(deadline=None)
 @given(st.lists(tree_shapes(), min_size=2, max_size=3))
 def test_trees_in_one_row_do_not_see_each_other(shapes):
     """Each tree is what it is in a row of its own, moved."""

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from typing import Any
 
 import pytest
@@ -54,7 +53,7 @@ def score(verifier: str, mode: str, output: Any, config: Any) -> dict[str, Any]:
     return result
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(OUTPUTS)
 def test_any_output_gets_a_line(output: Any) -> None:
     for verifier, config in COMPATIBLE:
@@ -109,10 +108,8 @@ RIGHT_TOOL = {("tool_name", "a megabyte of command"), ("tool_name", "unclosed qu
     ("verifier", "name"), sorted(set(itertools.product(STRICT, GARBAGE)) - RIGHT_TOOL)
 )
 def test_strict_verifiers_never_reward_garbage(verifier: str, name: str) -> None:
-    before = time.monotonic()
     result = score(verifier, "strict", GARBAGE[name], {})
     assert result["reward"] == 0
-    assert time.monotonic() - before < 5
 
 
 # The holes that upstream is known for, and no others.
@@ -129,7 +126,5 @@ HOLES = {
 def test_compatible_verifiers_reward_it_only_as_upstream(
     verifier: str, config: Any, name: str
 ) -> None:
-    before = time.monotonic()
     result = score(verifier, "compatible", GARBAGE[name], config)
     assert result.get("reward", 0.0) == HOLES.get((verifier, name), 0.0)
-    assert time.monotonic() - before < 10

@@ -22,7 +22,7 @@ RECIPES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(RECIPES, st.tuples(VALUES, VALUES, VALUES))
 def test_a_reward_is_that_of_the_arrays(recipe: Recipe, values: tuple[float, ...]) -> None:
     criteria_PKC = np.asarray(values, dtype=np.float32)[None, None]

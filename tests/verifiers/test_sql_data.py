@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,19 +33,15 @@ def judge(verify: Sql, db: str, *queries: str) -> Verdict:
 
 def test_every_expert_command_against_itself(verify: Sql, sessions: list[dict[str, Any]]) -> None:
     count: Counter[tuple[bool, bool]] = Counter()
-    slowest = 0.0
     for session in sessions:
         for action, valid in zip(session["actions"], session["valid_action"], strict=True):
-            start = time.process_time()
             verdict = judge(verify, session["db"], action, action)
-            slowest = max(slowest, time.process_time() - start)
             assert verdict.error is None
             assert verdict.criteria["exact"] == verdict.criteria["kind"] == 1
             assert verdict.criteria["result"] == verdict.criteria["executes"]
             count[valid, bool(verdict.criteria["result"])] += 1
     # By whether MySQL accepted the command, and whether the copy runs it.
     assert count == {(True, True): 1866, (True, False): 6, (False, False): 787, (False, True): 3}
-    assert slowest < 1
 
 
 def test_final_commands_give_the_reference_result(
