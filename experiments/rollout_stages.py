@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from experiments.candidates import Corpus
 from experiments.context import EVALUATE, Run, key_of, write_json
 from experiments.progress import Progress, StageRecord
+from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import heldout_difference, heldout_reward, perplexity, read_texts
 from pivotrl_jax.models import Params
 from pivotrl_jax.objectives import rewards
@@ -125,6 +126,8 @@ def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> 
     kinds = {turn.id: kind(turn.expert) for turn in corpus.turns["train"]}
     domains = dict.fromkeys(chosen["domain"].to_pylist(), run.settings.caps)
     chosen = cap(chosen, [kinds[name] for name in chosen["candidate_id"].to_pylist()], domains)
+    if not selected(chosen):
+        raise UserError("config.caps leave no pivot; raise caps.message_share")
     pq.write_table(chosen, directory / "table.parquet")
     write_json(directory / "audit.json", audit(chosen, run.settings.selection))
 

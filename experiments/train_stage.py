@@ -57,7 +57,8 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
 
     def segment(state: TrainState, history: Sequence[Mapping]) -> Segment:
         profile = profiles(history, run.settings.reprofile)[-1]
-        if profile.number > 0:
+        # Once: later on, the policy is no longer the one that this profile is of.
+        if profile.number > 0 and not _reason_file(run, profile).exists():
             profile_again(run, corpus, state, profile)
         choice = choose_pivots(run, corpus, select_directory(run, profile), profile.number)
         step = pivot_step(
@@ -105,8 +106,13 @@ def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile)
         settings.profile.samples,
         settings.reward.truncated,
     )
-    write_json(run.workdir / profile.directory / "reason.json", dataclasses.asdict(profile))
     select_stage(run, corpus, table, select_directory(run, profile))
+    write_json(_reason_file(run, profile), dataclasses.asdict(profile))
+
+
+def _reason_file(run: Run, profile: Profile) -> Path:
+    """Written last, so that it also says that the profile is whole."""
+    return run.workdir / profile.directory / "reason.json"
 
 
 def select_directory(run: Run, profile: Profile) -> Path:

@@ -104,8 +104,8 @@ def pivot_step(
     metrics.
 
     `update` takes batches of plain rows; `observe` is told the rewards of each turn's samples and
-    adds to the metrics. The draws of step n use `fold_in(key, n)`, so that a
-    resumed run draws the same samples.
+    adds to the metrics. The draws of step n use `fold_in(key, n)`, so that a resumed run draws the
+    same samples.
     """
 
     def step(
@@ -142,14 +142,9 @@ def pivot_step(
         )
         state, metrics = update(state, reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        observed = dict(observe(rollout.turns, rewards_PK, judged.valid_PK))
-        times = {
-            "lr": learning_rates[number],
-            "seconds_sampling": sampled - began,
-            "seconds_update": time.monotonic() - sampled,
-            "tokens_per_second": _tokens(rollout) / (time.monotonic() - began),
-        }
-        return state, scalars | group_metrics(rewards_PK, stats, judged, rollout) | observed | times
+        scalars |= group_metrics(rewards_PK, stats, judged, rollout)
+        scalars |= observe(rollout.turns, rewards_PK, judged.valid_PK)
+        return state, scalars | {"lr": learning_rates[number], **_times(began, sampled, rollout)}
 
     return step
 
@@ -161,6 +156,16 @@ def sample_all(params: Params, cfg: ModelConfig, rows: Sequence[Row], *context: 
         of_turn |= {turn.id: group for turn, group in zip(part.turns, part.samples, strict=True)}
     turns = [turn for _, part in rows for turn in part]
     return Rollouts(turns, [of_turn[turn.id] for turn in turns])
+
+
+def _times(began: float, sampled: float, rollout: Rollouts) -> dict[str, float]:
+    """Durations up to now of a step that has its samples since `sampled`."""
+    now = time.monotonic()
+    return {
+        "seconds_sampling": sampled - began,
+        "seconds_update": now - sampled,
+        "tokens_per_second": _tokens(rollout) / (now - began),
+    }
 
 
 def _tokens(rollout: Rollouts) -> int:

@@ -1,5 +1,6 @@
 """What a verifier says about one action."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
@@ -35,7 +36,7 @@ class Verifier(Protocol):
         """The verdict on an action sampled in `context`, where the expert's was `expert`."""
 
 
-class Rules:
+class Rules(abc.ABC):
     """What verifiers that compare by rules share.
 
     One has `criteria` and a method `_verdict`; whatever that raises becomes an error of the sample,
@@ -53,8 +54,9 @@ class Rules:
         except Exception as error:
             return Verdict({}, "", error=f"{type(error).__name__}: {error}")
 
+    @abc.abstractmethod
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
-        raise NotImplementedError
+        """The verdict; may raise."""
 
     def _scores(self, scores: Mapping[str, float], reason: str) -> Verdict:
         """A verdict in which what is not scored is 0."""

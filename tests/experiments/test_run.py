@@ -23,7 +23,7 @@ from pivotrl_jax.models.pretrained import resolve
 from pivotrl_jax.pivots import read_samples
 
 ROOT = Path(__file__).parents[2]
-K, STEPS, MAX_TOKENS = 2, 3, 48
+K, STEPS, MAX_TOKENS = 2, 4, 48
 STAGES = [
     "read", "candidates", "evaluate_base", "sft", "evaluate_sft", "profile", "select", "train",
     "evaluate_pivotrl", "report",
@@ -158,6 +158,9 @@ def disturbed(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     printed = interrupt(arguments, signal.SIGTERM, lambda: metric_lines(workdir) > 0)
     before = metric_lines(workdir)
     interrupt(arguments, signal.SIGKILL, lambda: metric_lines(workdir) > before)
+    # Between a later profile and the end: that profile is not of the policy of this checkpoint.
+    checkpoints = workdir / "train" / "checkpoints"
+    interrupt(arguments, signal.SIGKILL, lambda: (checkpoints / str(STEPS - 1)).exists())
     assert not (workdir / "done" / "train").exists()
     completed(arguments)
     return workdir, printed
