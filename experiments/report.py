@@ -12,7 +12,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments import report_browser, report_figures, report_sections, report_verdict
+from experiments import (
+    report_browser,
+    report_domains,
+    report_figures,
+    report_reasons,
+    report_sections,
+    report_verdict,
+)
 from experiments.report_data import POLICIES, Artifacts, load
 from experiments.report_markdown import markdown
 from pivotrl_jax.errors import UserError
@@ -81,8 +88,12 @@ def _content(run: Artifacts) -> dict[str, Any]:
         "policies": report_sections.policy_rows(run),
         "rewards": report_figures.reward_figures(run),
         "retention": report_sections.retention_rows(run),
+        "domain_head": report_domains.domain_head(run),
+        "domains": report_domains.domain_rows(run),
         "funnel": report_sections.funnel(run),
         "profile": report_figures.profile_figures(run),
+        "reasons": report_reasons.reason_rows(run),
+        "profiles": report_domains.profile_rows(run),
         "sample_facts": report_sections.sample_facts(run),
         "warm_start": report_figures.warm_start_figures(run),
         "training": report_figures.training_figures(run),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from pivotrl_jax.errors import UserError
 
 STAGES = {
-    "read": "read/audit.json",
+    "read": "read/**/audit.json",
     "candidates": "candidates/audit.json",
     "sft": "sft/metrics.jsonl",
     "profile": "profile/train/samples-*.parquet",
@@ -46,10 +47,16 @@ class Artifacts:
     read_audit: Row | None
     candidates_audit: Row | None
     select_audit: Row | None
+    profiles: list[Row]  # the later ones: number, step, reason, audit
     table: list[Row]  # select/table.parquet
     sft: list[Row]
     train: list[Row]
     policies: dict[str, Row]  # by name, in the order of POLICIES
+
+    @property
+    def domains(self) -> list[str]:
+        config = self.config.get("config", {})
+        return [config.get("domain", "–"), *config.get("others", {})]
 
     @property
     def missing(self) -> list[str]:
@@ -69,9 +76,10 @@ def load(workdir: Path) -> Artifacts:
         workdir=workdir,
         config=config,
         timing=json_lines(workdir / "timing.jsonl"),
-        read_audit=_json(workdir / "read" / "audit.json"),
+        read_audit=_read_audit(workdir / "read"),
         candidates_audit=_json(workdir / "candidates" / "audit.json"),
         select_audit=_json(workdir / "select" / "audit.json"),
+        profiles=_profiles(workdir / "profile"),
         table=_table(workdir / "select" / "table.parquet"),
         sft=json_lines(workdir / "sft" / "metrics.jsonl"),
         train=json_lines(workdir / "train" / "metrics.jsonl"),
@@ -93,6 +101,24 @@ def samples(workdir: Path, columns: list[str], candidate_ids: list[str] | None =
     chosen = None if candidate_ids is None else [("candidate_id", "in", candidate_ids)]
     files = sorted(workdir.glob(STAGES["profile"]))
     return pa.concat_tables([_parquet(file, columns, chosen) for file in files])
+
+
+def _read_audit(directory: Path) -> Row | None:
+    """The counts of all domains."""
+    audits = [audit for path in sorted(directory.glob("**/audit.json")) if (audit := _json(path))]
+    if not audits:
+        return None
+    reasons: Counter[str] = sum((Counter(audit["reasons"]) for audit in audits), Counter())
+    counts = {name: sum(audit[name] for audit in audits) for name in ("lines", "read")}
+    return counts | {"reasons": dict(reasons)}
+
+
+def _profiles(directory: Path) -> list[Row]:
+    found = []
+    for path in directory.glob("*/reason.json"):
+        audit = _json(path.parent / "select" / "audit.json")
+        found.append((_json(path) or {}) | {"audit": audit or {}})
+    return sorted(found, key=lambda profile: profile["number"])
 
 
 def _table(path: Path) -> list[Row]:

@@ -48,8 +48,13 @@ def profile_figures(run: Artifacts) -> list[Figure]:
     means = (np.arange(levels + 2) - 0.5) / levels
     top = max(0.25, max(row["variance"] for row in scored))
     variances = (np.arange(17) - 0.5) * top / 15
-    threshold = (run.select_audit or {}).get("threshold")
-    mark = None if threshold is None else (float(threshold), f"threshold {threshold:g}")
+    domains = (run.select_audit or {}).get("settings", {}).values()
+    thresholds = {own["threshold"] for own in domains}
+    mark = None
+    # Domains may differ, and then no one line is right.
+    if len(thresholds) == 1:
+        (threshold,) = thresholds
+        mark = (threshold, f"threshold {threshold:g}")
     return [
         Figure(
             "Profiled mean reward",
@@ -77,8 +82,10 @@ def profile_figures(run: Artifacts) -> list[Figure]:
 
 
 def training_figures(run: Artifacts) -> list[Figure]:
+    several = run.domains if len(run.domains) > 1 else []
     wanted = [
         ("Reward", ["reward_mean"], "mean reward", False),
+        *((f"Reward: {name}", [f"reward_mean/{name}"], "mean reward", False) for name in several),
         ("Reward spread", ["reward_std"], "standard deviation", False),
         ("Groups that carry signal", ["mixed_share"], "share of groups", True),
         ("Distance to the frozen policy", ["kl"], "KL (nats)", False),
@@ -86,6 +93,9 @@ def training_figures(run: Artifacts) -> list[Figure]:
         ("Unusable samples", ["malformed_share", "truncated_share"], "share of samples", True),
         ("Sampler against trainer", ["logp_gap"], "largest log-prob gap (nats)", False),
         ("Throughput", ["tokens_per_second"], "tokens per second", False),
+        # Of the online choice of pivots only.
+        ("Pivots retired", ["online_solved", "online_hopeless"], "pivots", False),
+        ("Signal expected of the choice", ["online_expected_mixed_share"], "share", True),
     ]
     return _figures(run.train, wanted)
 

@@ -3,13 +3,16 @@
 from typing import Any
 
 from experiments.report_data import POLICIES, Artifacts, Row
+from experiments.report_domains import domain_head, domain_rows
+from experiments.report_reasons import reason_rows
 from experiments.report_sections import timing_rows, total_time
 from experiments.report_verdict import sentences
 
 
 def markdown(run: Artifacts) -> str:
     """Policies, candidates and stages; what was not measured is a dash."""
-    parts = [_policies(run), " ".join(sentences(run.policies)), _candidates(run), _stages(run)]
+    said = " ".join(sentences(run.policies))
+    parts = [_policies(run), said, _domains(run), _candidates(run), _reasons(run), _stages(run)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -39,6 +42,15 @@ def _interval(entry: Row) -> str:
     return f"{entry['mean']:.3f}{bounds}"
 
 
+def _domains(run: Artifacts) -> str:
+    rows = [
+        [row["name"], row["candidates"], row["silent"], row["pivots"], *row["rewards"],
+         row["change"]]
+        for row in domain_rows(run)
+    ]  # fmt: skip
+    return _table(domain_head(run), rows) if rows else ""
+
+
 def _candidates(run: Artifacts) -> str:
     if run.candidates_audit is None or run.select_audit is None:
         return ""
@@ -55,6 +67,12 @@ def _candidates(run: Artifacts) -> str:
         ["updates on them", str(len(run.train))],
     ]
     return _table(["", "count"], rows)
+
+
+def _reasons(run: Artifacts) -> str:
+    rows = [list(row.values()) for row in reason_rows(run)]
+    head = ["what the verifier said of the profiled samples", "accepted", "rejected", "no verdict"]
+    return _table(head, rows) if rows else ""
 
 
 def _sharing(audit: Row) -> str:

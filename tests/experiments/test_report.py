@@ -11,8 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import report, report_browser
+from experiments.report_data import load
+from experiments.report_reasons import reason_rows
 from experiments.report_verdict import sentences
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.pivots import read_samples
 
 ROOT = Path(report.__file__).parent.parent
 
@@ -70,6 +73,20 @@ def test_every_left_out_item_has_its_reason(workdir):
     assert "history too long 4,009" in text
 
 
+def test_every_sample_is_counted_by_what_was_said_of_it(workdir):
+    table = read_samples(workdir / "profile/train").to_pylist()
+    rows = reason_rows(load(workdir))
+    assert 1 < len(rows) <= 13
+    for name, own in {
+        "accepted": [s for s in table if s["error"] is None and s["reward"] > 0],
+        "rejected": [s for s in table if s["error"] is None and s["reward"] == 0],
+        "unjudged": [s for s in table if s["error"] is not None],
+    }.items():
+        assert sum(row[name] for row in rows) == len(own) > 0
+    totals = [row["accepted"] + row["rejected"] + row["unjudged"] for row in rows[:12]]
+    assert totals == sorted(totals, reverse=True)
+
+
 def test_needs_nothing_from_outside(workdir):
     html = report.write(workdir).read_text()
     page = Page(workdir / "report.html")
@@ -83,7 +100,7 @@ def test_needs_nothing_from_outside(workdir):
 def test_is_accessible(workdir):
     page = Page(report.write(workdir))
     tables, charts = page.elements.count("table"), page.attributes.count(("role", "img"))
-    assert page.elements.count("caption") == tables == 5
+    assert page.elements.count("caption") == tables == 6
     assert charts == len([value for name, value in page.attributes if name == "aria-label"]) == 14
     assert ("scope", "row") in page.attributes
     assert ("lang", "en") in page.attributes
