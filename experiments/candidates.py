@@ -1,9 +1,11 @@
 """The first two stages: expert files to trajectories, trajectories to turns of token trunks."""
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,118 +29,158 @@ from pivotrl_jax.trajectories import (
     split,
 )
 
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
     """Trunks, and the turns on them that may be sampled, by split."""
 
     trunks: Sequence[np.ndarray]
-    turns: dict[str, list[Turn]]
+    turns: Mapping[Split, list[Turn]]
     table: pa.Table
 
 
-def read_stage(run: Run) -> list[Trajectory]:
-    """Reads the expert files; bad rows go to read/quarantine.jsonl, counts to read/audit.json."""
-    data = run.settings.data
-    directory = run.workdir / "read"
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rendered:
+    """One trajectory: its trunks, the candidates on them, and the turns left out by reason."""
+
+    domain: str
+    trajectory: Trajectory
+    trunks: Sequence[np.ndarray]
+    kept: Sequence[tuple[Candidate, Turn]]
+    left_out: Counter[str]
+    clipped_tokens: int
+
+
+def read_stage(run: Run) -> dict[str, list[Trajectory]]:
+    """Reads the expert files of every domain: counts to audit.json, bad rows to quarantine.jsonl.
+
+    Both are in read/, or in read/<domain>/ where there are several.
+    """
+    found = {name: _read(run, name) for name in run.domains}
+    # Runs that began alike are one task, whatever the source calls them.
+    joined = iter(join_tasks([each for own in found.values() for each in own]))
+    return {name: list(itertools.islice(joined, len(own))) for name, own in found.items()}
+
+
+def _read(run: Run, name: str) -> list[Trajectory]:
+    data, several = run.domains[name].settings.data, len(run.domains) > 1
+    directory = run.workdir / "read" / (name if several else "")
     directory.mkdir(parents=True, exist_ok=True)
     trajectories, audit = read(data.path, data.format, directory / "quarantine.jsonl", data.limit)
     write_json(directory / "audit.json", dataclasses.asdict(audit))
-    # Runs that began alike are one task, whatever the source calls them.
-    return join_tasks(trajectories)
+    if not several:
+        return trajectories
+    # Ids are unique within a domain only.
+    return [
+        dataclasses.replace(t, id=f"{name}/{t.id}", task_id=f"{name}/{t.task_id}")
+        for t in trajectories
+    ]
 
 
-def candidates_stage(run: Run, trajectories: Sequence[Trajectory]) -> Corpus:
+def candidates_stage(run: Run, trajectories: Mapping[str, Sequence[Trajectory]]) -> Corpus:
     """Renders trajectories and keeps the turns that fit; every other turn is counted by reason."""
-    settings = run.settings
-    if settings.text.trunk_tokens > run.cfg.max_positions:
-        raise UserError(
-            f"text.trunk_tokens is {settings.text.trunk_tokens}, but {run.cfg.name} has positions "
-            f"for {run.cfg.max_positions} tokens only; lower it"
-        )
+    everything = [each for own in trajectories.values() for each in own]
     parts = _parts(run, trajectories)
-    left_out: Counter[str] = Counter()
+    rendered: list[_Rendered] = []
     trunks: list[np.ndarray] = []
-    turns: dict[str, list[Turn]] = {"train": [], "heldout": []}
-    rows, texts, kept, clipped = [], [], [], 0
-    for trajectory in trajectories:
-        found, skipped = candidates(trajectory, settings.data.turns, parts[trajectory.id])
-        left_out.update(skipped)
-        rendering = _render(run, trajectory)
-        clipped += rendering.clipped_tokens
-        by_message = {
-            span.message: (trunk, span) for trunk in rendering.trunks for span in trunk.spans
-        }
-        numbers = {id(trunk): len(trunks) + i for i, trunk in enumerate(rendering.trunks)}
-        trunks += [trunk.tokens for trunk in rendering.trunks]
-        for candidate in found:
-            if candidate.message not in by_message:
-                left_out["does_not_fit_trunk"] += 1
-                continue
-            trunk, span = by_message[candidate.message]
-            if span.end - span.start > settings.profile.sampling.max_tokens:
-                left_out["action_over_cap"] += 1
-                continue
-            turn = _turn(candidate, trajectory, numbers[id(trunk)], span.start, span.end)
-            turns[candidate.split].append(turn)
-            kept.append(candidate)
-            rows.append(_row(candidate, trajectory, turn))
-            texts.append(_text(run, candidate, trajectory))
-    check_disjoint(kept, trajectories)
-    for name, own in turns.items():
-        if not own:
-            raise UserError(
-                f"no {name} candidate fits ({dict(left_out)}); raise text.trunk_tokens or "
-                "profile.sampling.max_tokens, or lower text.clip_observation"
-            )
-    table = pa.Table.from_pylist(rows)
-    audit = {
-        "turns": sum(m.role == "assistant" for t in trajectories for m in t.messages),
-        "candidates": len(rows),
-        "by_split": {name: len(own) for name, own in turns.items()},
-        "left_out": dict(left_out),
-        "clipped_tokens": clipped,
-        "trunks": len(trunks),
-        "trunk_tokens": sum(map(len, trunks)),
-        # What the candidates would take in rows of their own: the sharing that trunks achieve.
-        "flat_tokens": sum(turn.end for own in turns.values() for turn in own),
+    for name, own in trajectories.items():
+        _check_positions(run, name)
+        for trajectory in own:
+            rendered.append(_rendered(run, name, trajectory, parts[trajectory.id], len(trunks)))
+            trunks += rendered[-1].trunks
+    kept = [pair for each in rendered for pair in each.kept]
+    check_disjoint([candidate for candidate, _ in kept], everything)
+    turns = {part: [turn for own, turn in kept if own.split == part] for part in SPLITS}
+    by_domain = {
+        name: _audit([each for each in rendered if each.domain == name]) for name in trajectories
     }
-    _write(run, table, texts, audit)
+    for name, counts in by_domain.items():
+        for part, count in counts["by_split"].items():
+            if not count:
+                raise UserError(
+                    f"no {part} candidate of {name} fits ({counts['left_out']}); raise "
+                    "text.trunk_tokens or profile.sampling.max_tokens, or lower "
+                    "text.clip_observation"
+                )
+    table = pa.Table.from_pylist([_row(*pair, each) for each in rendered for pair in each.kept])
+    texts = [_text(run, own, each) for each in rendered for own, _ in each.kept]
+    _write(run, table, texts, _audit(rendered) | {"by_domain": by_domain})
     return Corpus(trunks, turns, table)
 
 
-def _parts(run: Run, trajectories: Sequence[Trajectory]) -> dict[str, Split]:
+def _parts(run: Run, trajectories: Mapping[str, Sequence[Trajectory]]) -> dict[str, Split]:
     """The part of each trajectory by its id. UserError where both parts hold the same turns."""
-    data = run.settings.data
-    groups = {t.id: group(t, data.split_by) for t in trajectories}
-    part_of = split(groups.values(), data.heldout_share, run.settings.seed)
-    parts = {name: part_of[own] for name, own in groups.items()}
-    check_leaks(
-        [t for t in trajectories if parts[t.id] == "train"],
-        [t for t in trajectories if parts[t.id] == "heldout"],
+    parts: dict[str, Split] = {}
+    for name, own in trajectories.items():
+        data = run.domains[name].settings.data
+        groups = {t.id: group(t, data.split_by) for t in own}
+        part_of = split(groups.values(), data.heldout_share, run.settings.seed)
+        parts |= {id: part_of[of] for id, of in groups.items()}
+    train, heldout = (
+        [t for own in trajectories.values() for t in own if parts[t.id] == part] for part in SPLITS
     )
+    check_leaks(train, heldout)
     return parts
 
 
-def _render(run: Run, trajectory: Trajectory) -> Rendering:
-    text = run.settings.text
+def _check_positions(run: Run, name: str) -> None:
+    tokens = run.domains[name].settings.text.trunk_tokens
+    if tokens > run.cfg.max_positions:
+        raise UserError(
+            f"text.trunk_tokens of {name} is {tokens}, but {run.cfg.name} has positions for "
+            f"{run.cfg.max_positions} tokens only; lower it"
+        )
+
+
+def _rendered(run: Run, name: str, trajectory: Trajectory, part: Split, first: int) -> _Rendered:
+    """`first` is the number of the trajectory's first trunk."""
+    found, left_out = candidates(trajectory, run.domains[name].settings.data.turns, part)
+    counts = Counter(left_out)
+    rendering = _render(run, name, trajectory)
+    spans = {
+        span.message: (number, span)
+        for number, trunk in enumerate(rendering.trunks, start=first)
+        for span in trunk.spans
+    }
+    kept = []
+    for candidate in found:
+        if candidate.message not in spans:
+            counts["does_not_fit_trunk"] += 1
+            continue
+        trunk, span = spans[candidate.message]
+        if span.end - span.start > run.settings.profile.sampling.max_tokens:
+            counts["action_over_cap"] += 1
+            continue
+        turn = _turn(name, candidate, trajectory, trunk, span.start, span.end)
+        kept.append((candidate, turn))
+    trunks = [trunk.tokens for trunk in rendering.trunks]
+    return _Rendered(name, trajectory, trunks, kept, counts, rendering.clipped_tokens)
+
+
+def _render(run: Run, name: str, trajectory: Trajectory) -> Rendering:
+    domain = run.domains[name]
+    text = domain.settings.text
     return render(
         trajectory,
         run.tokenizer,
-        run.template,
-        run.fmt,
+        domain.template,
+        domain.fmt,
         Clip(text.clip_observation, text.clip_task),
         text.trunk_tokens,
         RenderSettings(text.tool_role, text.reasoning),
     )
 
 
-def _turn(candidate: Candidate, trajectory: Trajectory, trunk: int, start: int, end: int) -> Turn:
+def _turn(
+    domain: str, candidate: Candidate, trajectory: Trajectory, trunk: int, start: int, end: int
+) -> Turn:
     expert = trajectory.messages[candidate.message].action
     return Turn(
         candidate.id,
         candidate.trajectory_id,
-        trajectory.domain,
+        domain,
         candidate.turn,
         trunk,
         start,
@@ -148,7 +190,8 @@ def _turn(candidate: Candidate, trajectory: Trajectory, trunk: int, start: int, 
     )
 
 
-def _row(candidate: Candidate, trajectory: Trajectory, turn: Turn) -> dict[str, object]:
+def _row(candidate: Candidate, turn: Turn, rendered: _Rendered) -> dict[str, object]:
+    trajectory = rendered.trajectory
     return {
         "candidate_id": candidate.id,
         "trajectory_id": trajectory.id,
@@ -156,20 +199,41 @@ def _row(candidate: Candidate, trajectory: Trajectory, turn: Turn) -> dict[str, 
         "turn": candidate.turn,
         "message": candidate.message,
         "split": candidate.split,
-        "domain": trajectory.domain,
+        "domain": rendered.domain,
         "source": trajectory.source,
         "history_tokens": turn.start,
         "action_tokens": turn.end - turn.start,
     }
 
 
-def _text(run: Run, candidate: Candidate, trajectory: Trajectory) -> dict[str, object]:
-    history = [to_chat(m, run.fmt) for m in trajectory.messages[: candidate.message]]
-    expert = run.fmt.print(trajectory.messages[candidate.message].action)
+def _text(run: Run, candidate: Candidate, rendered: _Rendered) -> dict[str, object]:
+    fmt, messages = run.domains[rendered.domain].fmt, rendered.trajectory.messages
+    history = [to_chat(message, fmt) for message in messages[: candidate.message]]
+    expert = fmt.print(messages[candidate.message].action)
     return {"candidate_id": candidate.id, "history": history, "expert": expert}
 
 
-def _write(run: Run, table: pa.Table, texts: list[dict], audit: dict) -> None:
+def _audit(rendered: Sequence[_Rendered]) -> dict[str, Any]:
+    kept = [pair for each in rendered for pair in each.kept]
+    trunks = [trunk for each in rendered for trunk in each.trunks]
+    turns = (
+        message.role == "assistant" for each in rendered for message in each.trajectory.messages
+    )
+    splits = Counter(candidate.split for candidate, _ in kept)
+    return {
+        "turns": sum(turns),
+        "candidates": len(kept),
+        "by_split": {part: splits[part] for part in SPLITS},
+        "left_out": dict(sum((each.left_out for each in rendered), Counter())),
+        "clipped_tokens": sum(each.clipped_tokens for each in rendered),
+        "trunks": len(trunks),
+        "trunk_tokens": sum(map(len, trunks)),
+        # What the candidates would take in rows of their own: the sharing that trunks achieve.
+        "flat_tokens": sum(turn.end for _, turn in kept),
+    }
+
+
+def _write(run: Run, table: pa.Table, texts: Iterable[dict], audit: dict) -> None:
     directory = run.workdir / "candidates"
     directory.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, directory / "candidates.parquet")

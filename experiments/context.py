@@ -14,17 +14,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from experiments.domains import Domain
 from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
 from pivotrl_jax.models.pretrained import Pretrained, resolve
-from pivotrl_jax.objectives import RecipeArrays, compile_recipe
 from pivotrl_jax.parallel import make_mesh, shardings
-from pivotrl_jax.text import ActionFormat, ChatTemplate, Tokenizer, action_format
-from pivotrl_jax.training import Judging
-from pivotrl_jax.verifiers import Verifier, verifier
-from pivotrl_jax.verifiers.judge import Judge, JudgeClient
-from pivotrl_jax.verifiers.tiered import Tiered
+from pivotrl_jax.pivots import Judging, Truncated
+from pivotrl_jax.text import Tokenizer
 
 # Streams of the run's random key.
 PROFILE, EVALUATE, TRAIN = 1, 2, 3
@@ -34,7 +31,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's settings, work directory and devices; models and verifiers are made on first use."""
+    """A run's settings, work directory and devices; models and domains are made on first use."""
 
     settings: Settings
     workdir: Path
@@ -68,41 +65,17 @@ class Run:
         return self.pretrained.tokenizer
 
     @cached_property
-    def template(self) -> ChatTemplate:
-        thinking = self.settings.text.thinking
-        variables = {} if thinking is None else {"enable_thinking": thinking}
-        return ChatTemplate.from_tokenizer(self.tokenizer, variables)
+    def domains(self) -> dict[str, Domain]:
+        cache = self.workdir / "judge" / "cache"
+        return {
+            name: Domain(own, self.tokenizer, cache) for name, own in self.settings.domains.items()
+        }
 
-    @cached_property
-    def fmt(self) -> ActionFormat:
-        return action_format(self.settings.text.action_format)
-
-    @cached_property
-    def verifier(self) -> Verifier:
-        settings = self.settings.reward
-        rules = verifier(settings.verifier, settings.databases)
-        if self.judge is None:
-            return rules
-        return Tiered(rules, self.judge, settings.judge.accept, settings.judge.reject)
-
-    @cached_property
-    def judge(self) -> Judge | None:
-        settings = self.settings.reward.judge
-        endpoint = settings.endpoint
-        if not endpoint.url:
-            return None
-        cache = endpoint.cache or str(self.workdir / "judge" / "cache")
-        client = JudgeClient(dataclasses.replace(endpoint, cache=cache))
-        return Judge(client, settings.disagreement)
-
-    @cached_property
-    def recipe(self) -> RecipeArrays:
-        return compile_recipe(self.settings.reward.recipe, self.verifier.criteria)
-
-    @property
-    def judging(self) -> Judging:
-        reward = self.settings.reward
-        return Judging(self.tokenizer, self.fmt, self.verifier, self.recipe, reward.truncated)
+    def judging(self, truncated: Truncated | None = None) -> Judging:
+        """`truncated` overrides what the settings of the domains say of such samples."""
+        return Judging(
+            self.tokenizer, {name: own.grading(truncated) for name, own in self.domains.items()}
+        )
 
 
 def key_of(run: Run, stream: int) -> jax.Array:
@@ -113,9 +86,10 @@ def open_run(settings: Settings, workdir: Path) -> Run:
     """Creates or reopens a work directory; UserError if it belongs to another configuration."""
     run = Run(settings, workdir, make_mesh(settings.mesh))
     # A misspelt name fails now, not after hours of sampling.
-    _ = run.fmt, run.recipe
-    if run.judge is not None:
-        run.judge.check()
+    run.judging()
+    for domain in run.domains.values():
+        if domain.judge is not None:
+            domain.judge.check()
     path = workdir / "config.json"
     if path.exists():
         changed = differences(json.loads(path.read_text())["config"], as_json(settings))
@@ -153,9 +127,10 @@ def provenance(settings: Settings) -> dict[str, Any]:
 
 
 def write_judge_stats(run: Run) -> None:
-    """How often the judge was asked, what failed and what it cost, to judge/stats.json."""
-    if run.judge is not None:
-        stats = dataclasses.asdict(run.judge.client.stats())
+    """How often each domain's judge was asked, what failed and what it cost."""
+    asked = {name: own.judge for name, own in run.domains.items() if own.judge is not None}
+    if asked:
+        stats = {name: dataclasses.asdict(own.client.stats()) for name, own in asked.items()}
         write_json(run.workdir / "judge" / "stats.json", stats)
 
 

@@ -7,6 +7,7 @@ import ml_collections
 
 from experiments.settings import (
     DataSettings,
+    DomainSettings,
     ModelSettings,
     ProfileSettings,
     RewardSettings,
@@ -31,6 +32,7 @@ def laptop(name: str, data: DataSettings, text: TextSettings, reward: RewardSett
     sampling = SamplingSettings(temperature=1.0, max_tokens=96)
     return Settings(
         name=name,
+        domain=name,
         preset="laptop",
         seed=0,
         data=data,
@@ -120,6 +122,16 @@ def pod(base: Settings, text: TextSettings) -> Settings:
         profile=ProfileSettings(samples=16, sampling=sampling),
         train=replace(base.train, rows=64, pivots_per_row=1, row_multiple=4096, sampling=sampling),
     )
+
+
+def mixed(name: str, runs: Mapping[str, Settings]) -> Settings:
+    """One run on the domains of several; all that is not a domain's own is that of the first."""
+    fields = [field.name for field in dataclasses.fields(DomainSettings)]
+    others = {
+        domain: DomainSettings(**{field: getattr(run, field) for field in fields})
+        for domain, run in list(runs.items())[1:]
+    }
+    return replace(next(iter(runs.values())), name=name, others=others)
 
 
 def config_of(

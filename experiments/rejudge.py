@@ -33,19 +33,21 @@ from pivotrl_jax.verifiers.recipes import DEFAULT, UPSTREAM
 Row = dict[str, Any]
 
 
-def rejudged(run: Run, corpus: Corpus, other: Verifier, recipe: Recipe) -> list[Row]:
-    """Every sample of the training profile with the run's reward and that of another verifier."""
-    turns = {turn.id: turn for turn in corpus.turns["train"]}
-    samples = read_samples(run.workdir / "profile" / "train").to_pylist()
+def rejudged(run: Run, corpus: Corpus, name: str, other: Verifier, recipe: Recipe) -> list[Row]:
+    """Every sample of a domain's training profile with its reward and the other verifier's."""
+    fmt = run.domains[name].fmt
+    turns = {turn.id: turn for turn in corpus.turns["train"] if turn.domain == name}
+    found = read_samples(run.workdir / "profile" / "train").to_pylist()
+    samples = [sample for sample in found if sample["candidate_id"] in turns]
     asked: list[tuple[Action, ParsedAction, Any]] = []
     for sample in samples:
         turn = turns[sample["candidate_id"]]
-        asked.append((turn.expert, run.fmt.parse(sample["text"]), turn.context))
+        asked.append((turn.expert, fmt.parse(sample["text"]), turn.context))
     verdicts = verify_many(other, asked)
     return [
         {
             "candidate_id": sample["candidate_id"],
-            "expert": run.fmt.print(expert),
+            "expert": fmt.print(expert),
             "sample": sample["text"],
             "reward": sample["reward"],
             "reason": sample["reason"],
@@ -111,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.rejudge")
     parser.add_argument("--workdir", type=Path, required=True, help="a run whose profile is done")
     parser.add_argument("--verifier", required=True, help="the other verifier")
+    parser.add_argument("--domain", help="which of a mixed run's domains")
     parser.add_argument("--recipe", help="criterion=threshold,... instead of the verifier's own")
     parser.add_argument("--databases", help="folder or tar of databases, for `sql`")
     options = parser.parse_args(arguments)
@@ -120,7 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{options.workdir} holds no finished profile; give the --workdir of a run")
     stored = json.loads((options.workdir / "config.json").read_text(encoding="utf-8"))["config"]
     run = open_run(from_config(Settings, stored), options.workdir)
-    rows = rejudged(run, candidates_stage(run, read_stage(run)), other, recipe)
+    name = options.domain or run.settings.domain
+    if name not in run.domains:
+        raise UserError(f"--domain={name}: the run has {', '.join(run.domains)}; give one of them")
+    rows = rejudged(run, candidates_stage(run, read_stage(run)), name, other, recipe)
     out = options.workdir / "rejudge" / f"{other.name}.jsonl"
     out.parent.mkdir(exist_ok=True)
     lines = (json.dumps(row, ensure_ascii=False) for row in _differing(rows))

@@ -3,16 +3,18 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from absl import logging
 
 from experiments.candidates import Corpus
 from experiments.context import EVALUATE, Run, key_of, write_json
@@ -20,10 +22,9 @@ from experiments.progress import Progress, StageRecord
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import heldout_difference, heldout_reward, perplexity, read_texts
 from pivotrl_jax.models import Params
-from pivotrl_jax.objectives import rewards
 from pivotrl_jax.pivots import (
     ProfileStore,
-    Rollouts,
+    Truncated,
     Turn,
     audit,
     candidate_table,
@@ -37,8 +38,6 @@ from pivotrl_jax.pivots import (
     select,
 )
 
-Truncated = Literal["exclude", "fail"]
-
 
 def profile_stage(
     run: Run,
@@ -48,15 +47,16 @@ def profile_stage(
     turns: Sequence[Turn],
     key: jax.Array,
     samples: int,
-    truncated: Truncated,
+    truncated: Truncated | None = None,
 ) -> pa.Table:
     """Samples and judges K actions per turn into the store `name`; returns its candidate table.
 
-    Resumes where a killed run stopped. The store is pinned to the policy, the candidates and the
-    settings that its samples depend on.
+    `truncated` overrides the settings of the domains. Resumes where a killed run stopped. The store
+    is pinned to the policy, the candidates and the settings that its samples depend on.
     """
     manifest = _manifest(run, params, turns) | {"samples": samples, "truncated": truncated}
     store = ProfileStore(run.workdir / name, manifest)
+    judging = run.judging(truncated)
     done = store.done()
     with Progress(name, len(turns), "candidates", initial=len(done)) as bar:
         batches = rollouts(
@@ -73,16 +73,9 @@ def profile_stage(
             done,
         )
         for batch in batches:
-            store.append(_judged_rows(run, batch, truncated))
+            store.append(sample_records(batch, judge(batch, judging), judging))
             bar.advance(len(batch.turns))
     return candidate_table(store.read(), corpus.table)
-
-
-def _judged_rows(run: Run, batch: Rollouts, truncated: Truncated) -> Iterator[dict[str, Any]]:
-    judged = judge(batch, run.tokenizer, run.fmt, run.verifier, truncated)
-    criteria, valid = jax.device_put((judged.criteria_PKC, judged.valid_PK))
-    rewards_PK = jax.device_get(rewards(criteria, valid, run.recipe))
-    return sample_records(batch, judged, rewards_PK, run.verifier.criteria)
 
 
 def _manifest(run: Run, params: Params, turns: Sequence[Turn]) -> dict[str, Any]:
@@ -92,10 +85,10 @@ def _manifest(run: Run, params: Params, turns: Sequence[Turn]) -> dict[str, Any]
         "model": run.pretrained.fingerprint,
         "policy": fingerprint(params),
         "tokenizer": run.tokenizer.fingerprint,
-        "template": run.template.fingerprint,
+        "template": {name: own.template.fingerprint for name, own in run.domains.items()},
         "candidates": candidates.hexdigest(),
         "sampling": dataclasses.asdict(settings.profile.sampling),
-        "reward": dataclasses.asdict(settings.reward),
+        "reward": {name: dataclasses.asdict(own.reward) for name, own in settings.domains.items()},
         "seed": settings.seed,
     }
 
@@ -122,14 +115,33 @@ def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
 def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> None:
     """Applies eq. 5 and the caps to a profile; writes table.parquet and audit.json."""
     directory.mkdir(parents=True, exist_ok=True)
-    chosen = select(table, run.settings.selection)
+    settings = run.settings.domains
+    chosen = _select(run, table)
     kinds = {turn.id: kind(turn.expert) for turn in corpus.turns["train"]}
-    domains = dict.fromkeys(chosen["domain"].to_pylist(), run.settings.caps)
-    chosen = cap(chosen, [kinds[name] for name in chosen["candidate_id"].to_pylist()], domains)
+    caps = {name: own.caps for name, own in settings.items()}
+    chosen = cap(chosen, [kinds[name] for name in chosen["candidate_id"].to_pylist()], caps)
     if not selected(chosen):
-        raise UserError("config.caps leave no pivot; raise caps.message_share")
+        raise UserError("the caps leave no pivot; raise caps.message_share")
+    for name in settings:
+        if not selected(chosen.filter(pc.equal(chosen["domain"], name))):
+            logging.warning("%s has no pivot; training goes on without it", name)
     pq.write_table(chosen, directory / "table.parquet")
-    write_json(directory / "audit.json", audit(chosen, run.settings.selection))
+    criteria = {name: dataclasses.asdict(own.selection) for name, own in settings.items()}
+    write_json(directory / "audit.json", audit(chosen) | {"settings": criteria})
+
+
+def _select(run: Run, table: pa.Table, *, allow_empty: bool = False) -> pa.Table:
+    """Eq. 5 with the settings of each domain; UserError where no domain has a pivot.
+
+    The rows come domain by domain.
+    """
+    domains = run.settings.domains
+    rows = {name: table.filter(pc.equal(table["domain"], name)) for name in domains}
+    parts = [select(rows[name], own.selection, allow_empty=True) for name, own in domains.items()]
+    if not allow_empty and not any(selected(part) for part in parts):
+        for name, own in domains.items():
+            select(rows[name], own.selection)  # says why there is none
+    return pa.concat_tables(parts)
 
 
 def selected(table: pa.Table) -> set[str]:
@@ -171,25 +183,39 @@ def summarise(run: Run, tables: Mapping[str, pa.Table], heldout_profile: pa.Tabl
     Held-out pivots are chosen by a profile of their own, not by the samples that are scored here:
     choosing and scoring with the same draws would flatter or punish whoever drew them.
     """
-    chosen = select(heldout_profile, run.settings.selection, allow_empty=True)
-    pivots = selected(chosen)
-    directory, seed = run.workdir / "evaluate", run.settings.seed
+    chosen = _select(run, heldout_profile, allow_empty=True)
+    directory = run.workdir / "evaluate"
     for policy, table in tables.items():
         store = read_samples(directory / policy)
         others = {name: other for name, other in tables.items() if name != policy}
-        against = {
-            name: {"heldout": heldout_difference(table, other, seed),
-                   "heldout_pivots": heldout_difference(table, other, seed, pivots)}
-            for name, other in others.items()
-        }  # fmt: skip
+        compared = partial(_compared, table, others, run.settings.seed)
         scores = {
             "policy": policy,
-            "heldout": heldout_reward(table, seed),
-            "heldout_pivots": heldout_reward(table, seed, pivots),
-            "against": against,
+            **compared(chosen),
+            "domains": {
+                name: compared(chosen.filter(pc.equal(chosen["domain"], name)))
+                for name in run.domains
+            },
             "perplexity": json.loads((directory / f"{policy}_ood.json").read_text()),
             "malformed_share": float(np.mean(store["malformed"].to_numpy())),
             "truncated_share": float(np.mean(store["truncated"].to_numpy())),
             "error_share": float(np.mean(store["error"].is_valid().to_numpy())),
         }
         write_json(directory / f"{policy}.json", scores)
+
+
+def _compared(
+    table: pa.Table, others: Mapping[str, pa.Table], seed: int, chosen: pa.Table
+) -> dict[str, Any]:
+    """Reward on the candidates `chosen` and on the pivots among them, and against each other
+    policy."""
+    parts = {
+        "heldout": set(chosen["candidate_id"].to_pylist()),
+        "heldout_pivots": selected(chosen),
+    }
+    against = {
+        name: {part: heldout_difference(table, other, seed, ids) for part, ids in parts.items()}
+        for name, other in others.items()
+    }
+    own = {part: heldout_reward(table, seed, ids) for part, ids in parts.items()}
+    return own | {"against": against}

@@ -114,7 +114,6 @@ def execute(run: Run, only: str | None = None) -> None:
                 turns,
                 key_of(run, PROFILE),
                 settings.profile.samples,
-                settings.reward.truncated,
             )
             for split, turns in corpus.turns.items()
         }

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import ml_collections
@@ -119,26 +120,45 @@ class RewardSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    name: str
-    preset: str
-    seed: int
+class DomainSettings:
+    """What is a domain's own: expert data, their text, rewards, and which turns are pivots.
+
+    `weight` is its share of the training steps' rows among all domains of the run.
+    """
+
     data: DataSettings
     text: TextSettings
+    reward: RewardSettings
+    selection: SelectionSettings
+    caps: Caps = dataclasses.field(default_factory=Caps)
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(DomainSettings):
+    """A run. Its own data, text, reward, ... are those of the domain `domain`; `others` has more
+    domains by name."""
+
+    name: str
+    domain: str
+    preset: str
+    seed: int
     model: ModelSettings
     mesh: MeshSettings
     engine: EngineSettings
-    reward: RewardSettings
     sft: SftSettings
     profile: ProfileSettings
-    selection: SelectionSettings
     objective: PolicySettings
     train: TrainSettings
     evaluation: EvaluationSettings
-    caps: Caps = dataclasses.field(default_factory=Caps)
+    others: Mapping[str, DomainSettings] = dataclasses.field(default_factory=dict)
     online: OnlineSettings = dataclasses.field(default_factory=OnlineSettings)
     reprofile: ReprofileSettings = dataclasses.field(default_factory=ReprofileSettings)
     wandb_project: str | None = None  # mirrors the metrics there; None: local files only
+
+    @property
+    def domains(self) -> dict[str, DomainSettings]:
+        return {self.domain: self, **self.others}
 
 
 def to_config(settings: Any) -> ml_collections.ConfigDict:
@@ -148,6 +168,9 @@ def to_config(settings: Any) -> ml_collections.ConfigDict:
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             config[field.name] = to_config(value)
+        elif isinstance(value, Mapping):
+            own = {name: to_config(each) for name, each in value.items()}
+            config[field.name] = ml_collections.ConfigDict(own)
         elif value is None:
             # A placeholder accepts a value of the field's own type later.
             config[field.name] = ml_collections.config_dict.placeholder(
@@ -171,13 +194,18 @@ def from_config(cls: type[Settings_], config: Any, path: str = "config") -> Sett
             raise UserError(
                 f"{path}.{name} is no field; the nearest is {path}.{nearest(name, names)}"
             )
-    values = {}
+    values: dict[str, Any] = {}
     for name in names:
         if name not in config:
             raise UserError(f"{path}.{name} is missing; set it in the config file")
         kind, value = types[name], config[name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             values[name] = from_config(kind, value, f"{path}.{name}")
+        elif typing.get_origin(kind) is Mapping:
+            of = typing.get_args(kind)[1]
+            values[name] = {
+                key: from_config(of, value[key], f"{path}.{name}.{key}") for key in value
+            }
         else:
             if typing.get_origin(kind) is Literal:
                 require(f"{path}.{name}", value, typing.get_args(kind))

@@ -24,6 +24,7 @@ from pivotrl_jax.training import (
     index_batches,
     learning_rates,
     make_optimizer,
+    mixed_batches,
     new_state,
     pivot_step,
     policy_update,
@@ -67,7 +68,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             corpus.trunks,
             reference,
             update,
-            run.judging,
+            run.judging(),
             settings,
             run.settings.engine,
             rates,
@@ -104,7 +105,6 @@ def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile)
         corpus.turns["train"],
         jax.random.fold_in(key_of(run, PROFILE), profile.number),
         settings.profile.samples,
-        settings.reward.truncated,
     )
     select_stage(run, corpus, table, select_directory(run, profile))
     write_json(_reason_file(run, profile), dataclasses.asdict(profile))
@@ -134,18 +134,24 @@ def choose_pivots(run: Run, corpus: Corpus, selection: Path, number: int) -> Cho
     table = pq.read_table(selection / "table.parquet")
     kept = table.filter(table["selected"]).to_pydict()
     turns = [turn for turn in corpus.turns["train"] if turn.id in set(kept["candidate_id"])]
+    present = {turn.domain for turn in turns}
+    weights = {name: own.weight for name, own in run.settings.domains.items() if name in present}
     if settings.curriculum == "epochs":
         rows = plan(turns, settings.pivots_per_row)
-        sizes = [max(turn.end for turn in part) for _, part in rows]
-        data = index_batches(sizes, settings.rows, seed)
-        return Choice(data, lambda indices: [rows[i] for i in indices])
+        return Choice(_batches(rows, weights, settings.rows, seed), lambda i: [rows[n] for n in i])
     place = {name: at for at, name in enumerate(kept["candidate_id"])}
     order = [place[turn.id] for turn in turns]
     state = start(np.take(kept["n"], order), np.take(kept["mean"], order))
     batch = settings.rows * settings.pivots_per_row
-    online = OnlineBatches(turns, state, run.settings.online, batch, seed)
+    online = OnlineBatches(turns, state, run.settings.online, weights, batch, seed)
 
     def rows_of(indices: np.ndarray) -> list[Row]:
         return plan([turns[i] for i in indices], settings.pivots_per_row)
 
     return Choice(online, rows_of, online.observe)
+
+
+def _batches(rows: Sequence[Row], weights: Mapping[str, float], batch: int, seed: int) -> Batches:
+    if len(weights) == 1:
+        return index_batches([max(turn.end for turn in part) for _, part in rows], batch, seed)
+    return mixed_batches([part[0].domain for _, part in rows], weights, batch, seed)

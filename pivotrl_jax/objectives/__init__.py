@@ -13,5 +13,6 @@ from pivotrl_jax.objectives.rewards import Recipe as Recipe
 from pivotrl_jax.objectives.rewards import RecipeArrays as RecipeArrays
 from pivotrl_jax.objectives.rewards import compile_recipe as compile_recipe
 from pivotrl_jax.objectives.rewards import rewards as rewards
+from pivotrl_jax.objectives.rewards import rewards_by_recipe as rewards_by_recipe
 from pivotrl_jax.objectives.supervised import SupervisedStats as SupervisedStats
 from pivotrl_jax.objectives.supervised import supervised_loss as supervised_loss

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.objectives.names import require
@@ -44,11 +44,16 @@ def compile_recipe(recipe: Recipe, criteria_names: Sequence[str]) -> RecipeArray
     if recipe.graded is not None:
         graded_C[_index(recipe.name, recipe.graded, criteria_names)] = 1.0
     return RecipeArrays(
-        accept_C=jnp.asarray(_thresholds(recipe.name, recipe.accept, criteria_names)),
-        alternatively_C=jnp.asarray(alternatively_C),
-        graded_C=jnp.asarray(graded_C),
-        constant=jnp.asarray(1.0 if recipe.graded is None else 0.0),
+        accept_C=_device(_thresholds(recipe.name, recipe.accept, criteria_names)),
+        alternatively_C=_device(alternatively_C),
+        graded_C=_device(graded_C),
+        constant=_device(1.0 if recipe.graded is None else 0.0),
     )
+
+
+def _device(values: ArrayLike) -> Array:
+    # Said aloud: training forbids transfers that nobody asked for.
+    return jax.device_put(np.asarray(values, np.float32))
 
 
 def _thresholds(recipe: str, conditions: Conditions, names: Sequence[str]) -> np.ndarray:
@@ -70,6 +75,18 @@ def rewards(
     """r_func(s, a) of every sample (paper eq. 6); 0 where not valid, whatever the criteria are."""
     over_samples = jax.vmap(_reward, in_axes=(0, 0, None))
     return jax.vmap(over_samples, in_axes=(0, 0, None))(criteria_PKC, valid_PK, recipe)
+
+
+@jax.jit
+def rewards_by_recipe(
+    criteria_PKC: Float[Array, "P K C"],
+    valid_PK: Bool[Array, "P K"],
+    recipe_P: Int[Array, "P"],
+    recipes: Sequence[RecipeArrays],
+) -> Float[Array, "P K"]:
+    """`rewards` where the samples of turn p earn what recipe number `recipe_P[p]` gives."""
+    each_RPK = jnp.stack([rewards(criteria_PKC, valid_PK, recipe) for recipe in recipes])
+    return jnp.take_along_axis(each_RPK, recipe_P[None, :, None], axis=0)[0]
 
 
 def _reward(

@@ -1,6 +1,14 @@
 """Profiling statistics, the choice of pivots, and the profile on disk."""
 
-from pivotrl_jax.pivots.mixing import Caps, cap, kind
+from pivotrl_jax.pivots.judging import (
+    Grading,
+    Judged,
+    Judging,
+    Truncated,
+    judge,
+    sample_records,
+)
+from pivotrl_jax.pivots.mixing import Caps, cap, kind, mixed_batch, places_of
 from pivotrl_jax.pivots.online import (
     OnlineSettings,
     OnlineState,
@@ -10,16 +18,7 @@ from pivotrl_jax.pivots.online import (
     summary,
 )
 from pivotrl_jax.pivots.reprofile import Profile, ReprofileSettings, due, profiles
-from pivotrl_jax.pivots.rollouts import (
-    Judged,
-    Rollouts,
-    Row,
-    Turn,
-    judge,
-    plan,
-    rollouts,
-    sample_records,
-)
+from pivotrl_jax.pivots.rollouts import Rollouts, Row, Turn, plan, rollouts
 from pivotrl_jax.pivots.selection import SelectionSettings, audit, select
 from pivotrl_jax.pivots.statistics import (
     GroupStatistics,
@@ -32,8 +31,10 @@ from pivotrl_jax.pivots.store import SCHEMA, ProfileStore, read_samples
 __all__ = [
     "SCHEMA",
     "Caps",
+    "Grading",
     "GroupStatistics",
     "Judged",
+    "Judging",
     "OnlineSettings",
     "OnlineState",
     "Profile",
@@ -42,6 +43,7 @@ __all__ = [
     "Rollouts",
     "Row",
     "SelectionSettings",
+    "Truncated",
     "Turn",
     "audit",
     "candidate_table",
@@ -51,7 +53,9 @@ __all__ = [
     "group_statistics",
     "judge",
     "kind",
+    "mixed_batch",
     "observe",
+    "places_of",
     "plan",
     "profiles",
     "read_samples",

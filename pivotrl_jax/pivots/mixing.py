@@ -109,25 +109,29 @@ def mixed_batch(
         members[domain].append(index)
     _known("weights", weights, list(members))
     _known("domains", members, list(weights))
-    before, after = (seats(weights, batch * n) for n in (step, step + 1))
+    places = places_of(weights, batch, step)
     parts = [
-        _draw(np.array(own), before[domain], after[domain], (seed, number), domain)
+        _draw(np.array(own), places[domain], (seed, number), domain)
         for number, (domain, own) in enumerate(sorted(members.items()))
     ]
     return np.concatenate(parts)
 
 
-def _draw(
-    items: np.ndarray, begin: int, end: int, seed: tuple[int, int], domain: str
-) -> np.ndarray:
-    """The domain's items number `begin` to `end` of an endless sequence of shuffles."""
-    count, size = end - begin, len(items)
+def places_of(weights: Mapping[str, float], batch: int, step: int) -> dict[str, range]:
+    """Which of each domain's items `step` takes, in the count of all that it has taken so far."""
+    before, after = (seats(weights, batch * n) for n in (step, step + 1))
+    return {domain: range(before[domain], after[domain]) for domain in weights}
+
+
+def _draw(items: np.ndarray, places: range, seed: tuple[int, int], domain: str) -> np.ndarray:
+    """The items at `places` of an endless sequence of shuffles of the domain's."""
+    count, size = len(places), len(items)
     if count > size:
         raise UserError(
             f"domain {domain!r} has {size} items and a batch takes {count} of them: lower its "
             "weight or the batch, or select more of it"
         )
-    epoch, place = divmod(begin, size)
+    epoch, place = divmod(places.start, size)
     order = np.random.default_rng((*seed, epoch)).permutation(size)
     # The last batch of an epoch moves back to fit in: no item comes twice in it, and the few that
     # the next epoch then skips are others each time.

@@ -13,6 +13,7 @@ with equal chance, with probability `readmit`, so that none is out of reach befo
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.struct
 import numpy as np
@@ -112,7 +113,7 @@ def retired(
 
 
 def choose(
-    state: OnlineState, settings: OnlineSettings, seed: int, step: int, n: int
+    state: OnlineState, settings: OnlineSettings, seed: int | Sequence[int], step: int, n: int
 ) -> Int[np.ndarray, "n"]:
     """`n` different pivots for `step`, or all if there are fewer; a function of its arguments.
 
@@ -120,7 +121,7 @@ def choose(
     both kinds. The active ones are drawn one after the other, each in proportion to its weight
     among those that are left.
     """
-    rng = np.random.default_rng((seed, step))
+    rng = np.random.default_rng(np.append(seed, step))
     mean_P = mean(state, settings)
     out_P = np.logical_or(*retired(state, settings))
     active, out = np.flatnonzero(~out_P), np.flatnonzero(out_P)

@@ -1,21 +1,18 @@
-"""One-turn rollouts: sample K actions at every turn and judge them."""
+"""One-turn rollouts: sample K actions at every turn."""
 
 import dataclasses
-import json
 import zlib
 from collections.abc import Iterator, Sequence, Set
-from typing import Any, Literal
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
-from pivotrl_jax.text import ActionFormat, Tokenizer
+from pivotrl_jax.text import Tokenizer
 from pivotrl_jax.trajectories import NO_CONTEXT, Action, Context
 from pivotrl_jax.trees import chunks
-from pivotrl_jax.verifiers import Verifier, verify_many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +39,6 @@ class Rollouts:
 
     turns: Sequence[Turn]
     samples: Sequence[Sequence[Sample]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Judged:
-    """What the verifier said of every sample. A sample with an error is not valid."""
-
-    criteria_PKC: Float[np.ndarray, "P K C"]
-    valid_PK: Bool[np.ndarray, "P K"]
-    malformed_PK: Bool[np.ndarray, "P K"]
-    texts: list[list[str]]
-    reasons: list[list[str]]
-    errors: list[list[str | None]]
 
 
 def plan(turns: Sequence[Turn], most: int | None = None) -> list[Row]:
@@ -103,64 +88,3 @@ def rollouts(
     )
     for number, out in served:
         yield Rollouts(rows[number][1], chunks(out, samples))
-
-
-def judge(
-    rollout: Rollouts,
-    tokenizer: Tokenizer,
-    fmt: ActionFormat,
-    verifier: Verifier,
-    truncated: Literal["exclude", "fail"],
-) -> Judged:
-    """Parses and verifies every sample.
-
-    `truncated` says what a sample that reached the token cap is: "exclude" takes it out of its
-    group, "fail" judges what there is of it.
-    """
-    shape = (len(rollout.turns), len(rollout.samples[0]))
-    criteria_PKC = np.zeros((*shape, len(verifier.criteria)), np.float32)
-    valid_PK, malformed_PK = np.ones(shape, bool), np.zeros(shape, bool)
-    texts = [[""] * shape[1] for _ in rollout.turns]
-    reasons = [[""] * shape[1] for _ in rollout.turns]
-    errors: list[list[str | None]] = [[None] * shape[1] for _ in rollout.turns]
-    places = list(np.ndindex(shape))
-    parsed = []
-    for i, j in places:
-        kept = [t for t in rollout.samples[i][j].tokens.tolist() if t not in tokenizer.ends]
-        texts[i][j] = tokenizer.decode(kept)
-        parsed.append(fmt.parse(texts[i][j]))
-    turns = [rollout.turns[i] for i, _ in places]
-    asked = [(turn.expert, p, turn.context) for turn, p in zip(turns, parsed, strict=True)]
-    for (i, j), p, verdict in zip(places, parsed, verify_many(verifier, asked), strict=True):
-        cut = rollout.samples[i][j].truncated and truncated == "exclude"
-        error = "truncated" if cut else verdict.error
-        if error is None:
-            criteria_PKC[i, j] = [verdict.criteria[name] for name in verifier.criteria]
-        valid_PK[i, j] = error is None
-        malformed_PK[i, j] = bool(p.problems)
-        reasons[i][j], errors[i][j] = verdict.reason, error
-    return Judged(criteria_PKC, valid_PK, malformed_PK, texts, reasons, errors)
-
-
-def sample_records(
-    rollout: Rollouts, judged: Judged, rewards_PK: np.ndarray, criteria: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """One record per sample, as `pivots.store.SCHEMA` has it; no reward without a verdict."""
-    for i, j in np.ndindex(judged.valid_PK.shape):
-        drawn, valid = rollout.samples[i][j], judged.valid_PK[i, j]
-        values = map(float, judged.criteria_PKC[i, j])
-        yield {
-            "candidate_id": rollout.turns[i].id,
-            "sample": j,
-            "tokens": drawn.tokens.tolist(),
-            "text": judged.texts[i][j],
-            "length": len(drawn.tokens),
-            "drafted": drawn.drafted,
-            "truncated": drawn.truncated,
-            "malformed": bool(judged.malformed_PK[i, j]),
-            "logp": float(drawn.plain.sum(dtype=np.float64)),
-            "criteria": json.dumps(dict(zip(criteria, values, strict=True)) if valid else {}),
-            "reason": judged.reasons[i][j],
-            "error": judged.errors[i][j],
-            "reward": float(rewards_PK[i, j]) if valid else None,
-        }

@@ -92,15 +92,13 @@ def _nothing_selected(status: np.ndarray, settings: SelectionSettings) -> str:
     )
 
 
-def audit(table: pa.Table, settings: SelectionSettings) -> dict[str, Any]:
+def audit(table: pa.Table) -> dict[str, Any]:
     """Counts by status: overall, per domain and per depth bucket of `turn`; JSON-ready."""
     status = table["status"].to_pylist()
     domains, turns = table["domain"].to_pylist(), table["turn"].to_pylist()
     return {
         "candidates": len(status),
         "selected": sum(table["selected"].to_pylist()),
-        "threshold": settings.threshold,
-        "settings": dataclasses.asdict(settings),
         "status": _counts(status),
         "domain": _counts_by(domains, status),
         "depth": _counts_by([_depth(turn) for turn in turns], status),

@@ -2,13 +2,13 @@
 
 from pivotrl_jax.training.batches import policy_batch, supervised_batch
 from pivotrl_jax.training.checkpoints import Checkpointer
-from pivotrl_jax.training.data import Batches, index_batches
+from pivotrl_jax.training.data import Batches, index_batches, mixed_batches
 from pivotrl_jax.training.loop import Step, Stopped, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.online import OnlineBatches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
-from pivotrl_jax.training.pivotrl import Judging, Observe, TrainSettings, pivot_step
+from pivotrl_jax.training.pivotrl import Observe, TrainSettings, pivot_step
 from pivotrl_jax.training.update import (
     PolicyBatch,
     SupervisedBatch,
@@ -23,7 +23,6 @@ from pivotrl_jax.training.update import (
 __all__ = [
     "Batches",
     "Checkpointer",
-    "Judging",
     "MetricWriter",
     "Observe",
     "OnlineBatches",
@@ -39,6 +38,7 @@ __all__ = [
     "learning_rates",
     "make_optimizer",
     "micro_batches",
+    "mixed_batches",
     "new_state",
     "pivot_step",
     "policy_batch",

@@ -1,11 +1,13 @@
 """Which rows each step trains on, with a position that is part of the checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 from jaxtyping import Int
+
+from pivotrl_jax.pivots import mixed_batch
 
 
 class Batches(Protocol):
@@ -35,6 +37,18 @@ def index_batches(
         ]
 
     return iter(grain.MapDataset.range(count).repeat().map_with_index(pick).to_iter_dataset())
+
+
+def mixed_batches(
+    domains: Sequence[str], weights: Mapping[str, float], batch: int, seed: int
+) -> grain.DatasetIterator[Int[np.ndarray, "R"]]:
+    """Endless batches with every domain's share; see `pivots.mixing.mixed_batch`."""
+    batch = min(batch, len(domains))
+
+    def pick(number: int, _: int) -> Int[np.ndarray, "R"]:
+        return mixed_batch(domains, weights, batch, seed, number)
+
+    return iter(grain.MapDataset.range(1).repeat().map_with_index(pick).to_iter_dataset())
 
 
 def even_batches(

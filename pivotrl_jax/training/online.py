@@ -6,13 +6,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pivotrl_jax.pivots import OnlineSettings, OnlineState, Turn, choose, observe, summary
+from pivotrl_jax.pivots import (
+    OnlineSettings,
+    OnlineState,
+    Turn,
+    choose,
+    observe,
+    places_of,
+    summary,
+)
 
 
 class OnlineBatches:
     """`batch` pivots for each step, see `pivots.online`; every step's samples are to be observed.
 
-    A `training.data.Batches`: its state are the counts, so that a resumed run chooses alike.
+    `weights` are the domains' shares of them. A `training.data.Batches`: its state are the counts,
+    so that a resumed run chooses alike.
     """
 
     def __init__(
@@ -20,16 +29,29 @@ class OnlineBatches:
         turns: Sequence[Turn],
         state: OnlineState,
         settings: OnlineSettings,
+        weights: Mapping[str, float],
         batch: int,
         seed: int,
     ) -> None:
         self._index_of = {turn.id: index for index, turn in enumerate(turns)}
+        domains = np.array([turn.domain for turn in turns])
+        self._members = {name: np.flatnonzero(domains == name) for name in weights}
+        self._weights = dict(weights)
         self._state, self._settings = state, settings
         self._batch, self._seed = batch, seed
 
     def __next__(self) -> Int[np.ndarray, "R"]:
         step = int(self._state.step)
-        return choose(self._state, self._settings, self._seed, step, self._batch)
+        places = places_of(self._weights, self._batch, step)
+        parts = [
+            own[choose(self._of(own), self._settings, (self._seed, n), step, len(places[name]))]
+            for n, (name, own) in enumerate(self._members.items())
+        ]
+        return np.concatenate(parts)
+
+    def _of(self, members: Int[np.ndarray, "M"]) -> OnlineState:
+        state = self._state
+        return OnlineState(state.passed_P[members], state.total_P[members], state.step)
 
     def observe(
         self,

@@ -13,21 +13,13 @@ from jaxtyping import PRNGKeyArray
 from kernels.grpo import AdvantageSettings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, Remat
-from pivotrl_jax.objectives import (
-    GroupStats,
-    Normalisation,
-    RecipeArrays,
-    group_statistics,
-    rewards,
-)
+from pivotrl_jax.objectives import Normalisation, group_statistics
 from pivotrl_jax.parallel import row_shards
-from pivotrl_jax.pivots import Judged, Rollouts, Row, Turn, judge, kind, rollouts
+from pivotrl_jax.pivots import Judged, Judging, Rollouts, Row, Turn, judge, kind, rollouts
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
-from pivotrl_jax.text import ActionFormat, Tokenizer
 from pivotrl_jax.training.batches import policy_batch
 from pivotrl_jax.training.optimizer import OptimizerSettings
 from pivotrl_jax.training.update import Metrics, PolicyBatch, TrainState
-from pivotrl_jax.verifiers import Verifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +59,6 @@ class TrainSettings:
                 "train.sampling must not truncate: with top_k or top_p the importance ratio of "
                 "eq. 7 is not that of the sampled distribution; set top_k=0 and top_p=1"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Judging:
-    """What turns sampled tokens into rewards; `truncated` as in `pivots.judge`."""
-
-    tokenizer: Tokenizer
-    fmt: ActionFormat
-    verifier: Verifier
-    recipe: RecipeArrays
-    truncated: Literal["exclude", "fail"]
 
 
 Update = Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]
@@ -125,14 +106,13 @@ def pivot_step(
             engine,
             mesh,
         )
-        judged = judge(rollout, judging.tokenizer, judging.fmt, judging.verifier, judging.truncated)
+        judged = judge(rollout, judging)
         sampled = time.monotonic()
-        rewards_PK, stats = jax.device_get(_rewards(judged, judging.recipe))
         batch = policy_batch(
             chosen,
             trunks,
             rollout,
-            rewards_PK,
+            judged.rewards_PK,
             judged.valid_PK,
             judged.malformed_PK,
             pivots=settings.pivots_per_row,
@@ -142,8 +122,8 @@ def pivot_step(
         )
         state, metrics = update(state, reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        scalars |= group_metrics(rewards_PK, stats, judged, rollout)
-        scalars |= observe(rollout.turns, rewards_PK, judged.valid_PK)
+        scalars |= group_metrics(judged, rollout)
+        scalars |= observe(rollout.turns, judged.rewards_PK, judged.valid_PK)
         return state, scalars | {"lr": learning_rates[number], **_times(began, sampled, rollout)}
 
     return step
@@ -172,18 +152,11 @@ def _tokens(rollout: Rollouts) -> int:
     return sum(len(sample.tokens) for group in rollout.samples for sample in group)
 
 
-def _rewards(judged: Judged, recipe: RecipeArrays) -> tuple[jax.Array, GroupStats]:
-    """Rewards of a batch, and the statistics of its groups."""
-    criteria, valid = jax.device_put((judged.criteria_PKC, judged.valid_PK))
-    rewards_PK = rewards(criteria, valid, recipe)
-    return rewards_PK, group_statistics(rewards_PK, valid)
-
-
-def group_metrics(
-    rewards_PK: np.ndarray, stats: GroupStats, judged: Judged, rollout: Rollouts
-) -> dict[str, float]:
+def group_metrics(judged: Judged, rollout: Rollouts) -> dict[str, float]:
     """Reward statistics of one batch; samples without a verdict count in no mean."""
-    kept = rewards_PK[judged.valid_PK]
+    arrays = jax.device_put((judged.rewards_PK, judged.valid_PK))
+    stats = jax.device_get(group_statistics(*arrays))
+    kept = judged.rewards_PK[judged.valid_PK]
     groups = np.asarray(stats.count_P) > 1
     mixed = np.asarray(stats.variance_P)[groups] > 0
     nan = float("nan")
@@ -197,18 +170,16 @@ def group_metrics(
         "malformed_share": float(judged.malformed_PK.mean()),
         "truncated_share": float(np.mean([sample.truncated for sample in drawn])),
         "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),
-        **_by_label(rewards_PK, judged.valid_PK, [kind(turn.expert) for turn in rollout.turns]),
-        **_by_label(rewards_PK, judged.valid_PK, [turn.domain for turn in rollout.turns]),
+        **_by_label(judged, [kind(turn.expert) for turn in rollout.turns]),
+        **_by_label(judged, [turn.domain for turn in rollout.turns]),
     }
 
 
-def _by_label(
-    rewards_PK: np.ndarray, valid_PK: np.ndarray, labels: Sequence[str]
-) -> dict[str, float]:
+def _by_label(judged: Judged, labels: Sequence[str]) -> dict[str, float]:
     """Mean reward of the groups of each label, those without a verdict left out."""
-    kept = {label: np.array(labels)[:, None] == label for label in labels}
+    kept = {label: judged.valid_PK & (np.array(labels)[:, None] == label) for label in labels}
     return {
-        f"reward_mean/{label}": float(rewards_PK[valid_PK & own].mean())
+        f"reward_mean/{label}": float(judged.rewards_PK[own].mean())
         for label, own in sorted(kept.items())
-        if (valid_PK & own).any()
+        if own.any()
     }

@@ -210,7 +210,7 @@ def write_run(workdir: Path, candidates: int = 60, steps: int = 50) -> list[dict
     status = collections.Counter(row["status"] for row in tables)
     write_json(
         workdir / "select/audit.json",
-        {"threshold": 0.6, "status": status, "selected": status["pivot"]},
+        {"settings": {"swe": {"threshold": 0.6}}, "status": status, "selected": status["pivot"]},
     )
     sft = [{"step": i, "seconds": 6.7, "loss": 0.4 + 1.6 * float(np.exp(-i / 9)),
             "accuracy": 0.9 - 0.35 * float(np.exp(-i / 12)), "tokens_per_second": 1500.0,

@@ -68,13 +68,14 @@ def test_the_run_goes_on_with_the_good_rows(
     rows = [*good_rows[:2], bad.get(name, b""), *good_rows[2:]]
     path.write_bytes(cut(good_rows) if name == "cut.jsonl.gz" else b"".join(rows))
     run = run_on(path, small_model, tmp_path / "run")
-    trajectories = read_stage(run)
+    found = read_stage(run)
+    trajectories = found["swe"]
     assert len(trajectories) == good
     (record,) = quarantine(run.workdir)
     assert (record["file"], record["line"], record["reason"]) == (str(path), line, reason)
     audit = json.loads((run.workdir / "read/audit.json").read_text())
     assert (audit["read"], audit["quarantined"], audit["reasons"]) == (good, 1, {reason: 1})
-    corpus = candidates_stage(run, trajectories)
+    corpus = candidates_stage(run, found)
     assert {row["trajectory_id"] for row in corpus.table.to_pylist()} <= {
         trajectory.id for trajectory in trajectories
     }
@@ -93,7 +94,7 @@ def test_a_template_that_fails_is_one_sentence(
     source: str, said: str, small_model: Path, tmp_path: Path
 ) -> None:
     run = run_on(CARRIED / "sweagent_demonstrations.jsonl.gz", small_model, tmp_path)
-    run.__dict__["template"] = ChatTemplate(source)
+    run.domains["swe"].__dict__["template"] = ChatTemplate(source)
     with pytest.raises(UserError, match=said) as caught:
         candidates_stage(run, read_stage(run))
     assert "\n" not in str(caught.value)

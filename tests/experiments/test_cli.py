@@ -66,7 +66,9 @@ def test_a_mistake_ends_in_one_line(argument: str, said: str, tmp_path: Path) ->
 
 def test_a_trunk_beyond_the_models_context_is_refused(small_model: Path, tmp_path: Path) -> None:
     run = one_device_run(changed(small_model, text__trunk_tokens=9000), tmp_path)
-    with pytest.raises(UserError, match=r"trunk_tokens is 9000.*8192 tokens only; lower it$"):
+    with pytest.raises(
+        UserError, match=r"trunk_tokens of swe is 9000.*8192 tokens only; lower it$"
+    ):
         command_line.execute(run)
     # The first mistake does not fix the work directory to a configuration that cannot run.
     assert not (tmp_path / "config.json").exists()
@@ -76,7 +78,9 @@ def test_a_trunk_that_fits_no_candidate_says_what_to_raise(
     small_model: Path, tmp_path: Path
 ) -> None:
     run = one_device_run(changed(small_model, text__trunk_tokens=32), tmp_path)
-    with pytest.raises(UserError, match=r"no train candidate fits .*raise text\.trunk_tokens"):
+    with pytest.raises(
+        UserError, match=r"no train candidate of swe fits .*raise text\.trunk_tokens"
+    ):
         command_line.execute(run)
 
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from experiments import search, sql, swe, terminal, tool_use
+from experiments import mixed, search, sql, swe, terminal, tool_use
 from experiments.candidates import candidates_stage, read_stage
 from experiments.context import open_run
 from experiments.settings import Settings, from_config, to_config
@@ -15,7 +15,7 @@ from pivotrl_jax.text import ParsedAction, action_format
 from pivotrl_jax.verifiers import verifier
 from pivotrl_jax.verifiers.recipe import reward
 
-EXPERIMENTS = (search, sql, swe, terminal, tool_use)
+EXPERIMENTS = (mixed, search, sql, swe, terminal, tool_use)
 PRESETS = [(experiment, preset) for experiment in EXPERIMENTS for preset in experiment.PRESETS]
 
 
@@ -29,10 +29,11 @@ def test_every_preset_is_whole(experiment: ModuleType, preset: str) -> None:
     assert (settings.name, settings.preset) == (named(experiment), preset)
     assert from_config(Settings, to_config(settings)) == settings
     assert from_config(Settings, experiment.get_config(preset)) == settings
-    own = verifier(settings.reward.verifier, settings.reward.databases)
-    assert compile_recipe(settings.reward.recipe, own.criteria)
-    assert action_format(settings.text.action_format)
-    assert list(Path().glob(settings.data.path))
+    for domain in settings.domains.values():
+        own = verifier(domain.reward.verifier, domain.reward.databases)
+        assert compile_recipe(domain.reward.recipe, own.criteria)
+        assert action_format(domain.text.action_format)
+        assert list(Path().glob(domain.data.path))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=named)
@@ -49,13 +50,14 @@ def test_experts_pass_the_laptops_recipe_in_the_policys_own_words(
     settings = experiment.PRESETS["smoke"]()
     run = open_run(settings, tmp_path)
     turns = candidates_stage(run, read_stage(run)).turns
-    recipe = experiment.PRESETS["laptop"]().reward.recipe
+    recipes = {name: own.reward.recipe for name, own in experiment.laptop().domains.items()}
     judged = []
     for turn in [*turns["train"], *turns["heldout"]]:
-        parsed = run.fmt.parse(run.fmt.print(turn.expert))
+        domain = run.domains[turn.domain]
+        parsed = domain.fmt.parse(domain.fmt.print(turn.expert))
         assert parsed == ParsedAction(turn.expert)
-        verdict = run.verifier(turn.expert, parsed, turn.context)
-        judged.append(None if verdict.error else reward(recipe, verdict.criteria))
+        verdict = domain.verifier(turn.expert, parsed, turn.context)
+        judged.append(None if verdict.error else reward(recipes[turn.domain], verdict.criteria))
     assert set(judged) <= {1.0, None}
     assert judged.count(1.0) > 0.9 * len(judged) > 9
     audit = json.loads((tmp_path / "candidates" / "audit.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import run, swe
+from experiments import mixed, run, swe
 from experiments.settings import Settings, from_config, to_config
 from pivotrl_jax.errors import UserError
 
@@ -142,4 +142,25 @@ def test_a_choice_that_does_not_exist_names_the_nearest(
 ) -> None:
     config = parse(f"--config.{path}={value}")
     with pytest.raises(UserError, match=rf"config\.{path}: no '{value}' .*'{nearest}'"):
+        from_config(Settings, config)
+
+
+def test_a_domain_of_a_mixed_run_is_set_by_its_name(parse: Parse) -> None:
+    config = parse(
+        "--config=experiments/mixed.py",
+        "--config.others.sql.weight=2.5",
+        "--config.others.search.data.limit=7",
+        "--config.data.limit=5",
+    )
+    found = from_config(Settings, config)
+    assert list(found.domains) == ["terminal", "search", "sql", "tool_use"]
+    assert found.domains["sql"].weight == 2.5
+    limits = [own.data.limit for own in found.domains.values()]
+    assert limits == [5, 7, *[own.data.limit for own in list(mixed.laptop().others.values())[1:]]]
+
+
+def test_an_unknown_field_of_a_domain_names_the_nearest() -> None:
+    config = to_config(mixed.smoke())
+    config.others.sql.wieght = 3.0
+    with pytest.raises(UserError, match=r"config\.others\.sql\.wieght is no field.*sql\.weight$"):
         from_config(Settings, config)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.objectives import Recipe, compile_recipe, rewards
+from pivotrl_jax.objectives import Recipe, compile_recipe, rewards, rewards_by_recipe
 
 NAMES = ("well_formed", "same_program", "similarity", "exact")
 BOTH = Recipe("command", accept=(("same_program", 1.0), ("similarity", 0.6)))
@@ -35,6 +35,18 @@ def test_rewards_follow_the_rule(recipe):
     got_PK = rewards(criteria_PKC, valid_PK, compile_recipe(recipe, NAMES))
     np.testing.assert_allclose(got_PK, expected_PK)
     assert 0 < np.count_nonzero(got_PK) < valid_PK.sum()
+
+
+def test_every_turn_is_rewarded_by_its_own_recipe():
+    rng = np.random.default_rng(1)
+    criteria_PKC = rng.choice([0, 0.3, 0.6, 1], size=(6, 8, 4)).astype(np.float32)
+    valid_PK = rng.random((6, 8)) < 0.8
+    recipes = [compile_recipe(recipe, NAMES) for recipe in (BOTH, GRADED, GATED)]
+    number_P = np.array([2, 0, 1, 1, 0, 2], np.int32)
+    got_PK = rewards_by_recipe(criteria_PKC, valid_PK, number_P, recipes)
+    for p, number in enumerate(number_P):
+        alone_PK = rewards(criteria_PKC[[p]], valid_PK[[p]], recipes[number])
+        np.testing.assert_array_equal(got_PK[p], alone_PK[0])
 
 
 def test_unknown_criterion_names_the_nearest():

@@ -77,7 +77,7 @@ def test_a_cap_touches_its_domain_and_what_was_selected_only() -> None:
     assert capped.schema == table.schema
     assert capped["status"].to_pylist()[:3] == ["pivot", "all_fail", "all_pass"]
     assert capped["selected"].to_pylist()[:3] == [True, False, False]
-    counts = audit(capped, SelectionSettings())["domain"]
+    counts = audit(capped)["domain"]
     assert counts["chat"] == {"all_fail": 1, "all_pass": 1, "over_message_share": 4, "pivot": 4}
     assert counts["sql"] == {"pivot": 1}
 

@@ -12,8 +12,11 @@ from pivotrl_jax.models import init
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.pivots import (
     SCHEMA,
+    Grading,
+    Judging,
     ProfileStore,
     Rollouts,
+    Truncated,
     Turn,
     candidate_table,
     judge,
@@ -25,6 +28,7 @@ from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import BpeTokenizer, FencedBash
 from pivotrl_jax.trajectories import Action, ToolCall
 from pivotrl_jax.verifiers import ToolName
+from pivotrl_jax.verifiers.recipe import Recipe
 
 GOLDEN = Path(__file__).parent.parent / "text" / "golden" / "smollm2.json"
 BASH = Action("look", (ToolCall("bash", {"command": "ls"}),))
@@ -42,6 +46,11 @@ def tokenizer() -> BpeTokenizer:
         golden["tokens"].index("<|im_end|>"),
         golden["chat_template"],
     )
+
+
+def judging(tokenizer: BpeTokenizer, truncated: Truncated) -> Judging:
+    recipe = Recipe("name", accept=(("name", 1.0),))
+    return Judging(tokenizer, {"swe": Grading(FencedBash(), ToolName(), recipe, truncated)})
 
 
 def turn(name: str, trunk: int = 0, start: int = 1, expert: Action = BASH) -> Turn:
@@ -76,8 +85,8 @@ def test_plan_puts_turns_of_one_trunk_into_one_row_the_fullest_first():
 
 
 def test_a_truncated_sample_is_excluded_or_fails(rollout, tokenizer):
-    excluded = judge(rollout, tokenizer, FencedBash(), ToolName(), "exclude")
-    failed = judge(rollout, tokenizer, FencedBash(), ToolName(), "fail")
+    excluded = judge(rollout, judging(tokenizer, "exclude"))
+    failed = judge(rollout, judging(tokenizer, "fail"))
     np.testing.assert_array_equal(excluded.valid_PK[0], [True, True, False])
     np.testing.assert_array_equal(failed.valid_PK[0], [True, True, True])
     assert excluded.errors[0] == [None, None, "truncated"]
@@ -88,21 +97,21 @@ def test_a_truncated_sample_is_excluded_or_fails(rollout, tokenizer):
 
 
 def test_a_verifier_that_cannot_judge_takes_the_sample_out(rollout, tokenizer):
-    judged = judge(rollout, tokenizer, FencedBash(), ToolName(), "fail")
+    judged = judge(rollout, judging(tokenizer, "fail"))
     assert not judged.valid_PK[1].any()
     assert judged.errors[1] == ["the expert's action calls no tool"] * 3
     assert (judged.criteria_PKC[1] == 0).all()
 
 
 def test_the_verifier_reads_the_text_without_the_end_of_turn(rollout, tokenizer):
-    judged = judge(rollout, tokenizer, FencedBash(), ToolName(), "fail")
+    judged = judge(rollout, judging(tokenizer, "fail"))
     assert judged.texts[0] == [GOOD, "look", GOOD[:-4]]
 
 
 def test_records_follow_the_schema_and_survive_the_store(rollout, tokenizer, tmp_path):
-    judged = judge(rollout, tokenizer, FencedBash(), ToolName(), "exclude")
-    rewards_PK = np.array([[1, 0, 7], [7, 7, 7]], np.float32)
-    records = list(sample_records(rollout, judged, rewards_PK, ToolName().criteria))
+    judged = judge(rollout, judging(tokenizer, "exclude"))
+    odd = dataclasses.replace(judged, rewards_PK=np.array([[1, 0, 7], [7, 7, 7]], np.float32))
+    records = list(sample_records(rollout, odd, judging(tokenizer, "exclude")))
     assert len(records) == 6
     assert all(list(record) == SCHEMA.names for record in records)
     good, plain, cut = records[:3]
@@ -154,8 +163,8 @@ def test_rollouts_come_by_row_and_do_not_depend_on_the_rows(tiny_cfg, tiny_param
 
 
 def test_a_profile_of_records_gives_the_candidate_table(rollout, tokenizer, tmp_path):
-    judged = judge(rollout, tokenizer, FencedBash(), ToolName(), "exclude")
-    records = sample_records(rollout, judged, judged.criteria_PKC[..., 2], ToolName().criteria)
+    judged = judge(rollout, judging(tokenizer, "exclude"))
+    records = sample_records(rollout, judged, judging(tokenizer, "exclude"))
     store = ProfileStore(tmp_path, {})
     store.append(records)
     known = store.read().select(["candidate_id"]).slice(0, 4)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.training import Checkpointer, TrainState, index_batches
+from pivotrl_jax.training import Checkpointer, TrainState, index_batches, mixed_batches
 
 ROOT = Path(__file__).parent.parent.parent
 WORKER = Path(__file__).with_name("loop_worker.py")
@@ -81,13 +81,25 @@ def test_batches_of_an_epoch_are_of_about_equal_size():
     assert len({tuple(sorted(next(index_batches(sizes.tolist(), 4, s)))) for s in range(9)}) == 9
 
 
-def test_a_restored_position_goes_on_where_it_was():
-    batches = index_batches([1] * 10, 4, seed=1)
+def mixture():
+    return mixed_batches(["a"] * 6 + ["b"] * 4, {"a": 1.0, "b": 3.0}, 4, seed=1)
+
+
+def test_a_mixture_keeps_the_weights_of_its_domains():
+    batches = mixture()
+    drawn = np.array([next(batches) for _ in range(8)])
+    assert ((drawn >= 6).sum(axis=1) == 3).all()
+    assert set(drawn.ravel().tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize("make", [lambda: index_batches([1] * 10, 4, seed=1), mixture])
+def test_a_restored_position_goes_on_where_it_was(make):
+    batches = make()
     for _ in range(5):
         next(batches)
     position = json.loads(json.dumps(batches.get_state()))
     expected = [next(batches) for _ in range(4)]
-    other = index_batches([1] * 10, 4, seed=1)
+    other = make()
     other.set_state(position)
     np.testing.assert_array_equal([next(other) for _ in range(4)], expected)
 

@@ -14,7 +14,7 @@ TURNS = [Turn(f"t{i}", "0", "swe", i, 0, 10 * i, 10 * i + 5, Action()) for i in 
 
 def batches() -> OnlineBatches:
     state = start(np.full(6, 4), np.array([0.5, 0.5, 0.25, 0.75, 0.5, 0.5]))
-    return OnlineBatches(TURNS, state, SETTINGS, batch=3, seed=7)
+    return OnlineBatches(TURNS, state, SETTINGS, {"swe": 1.0}, batch=3, seed=7)
 
 
 def take(chosen: OnlineBatches, rate: dict[int, float]) -> list[int]:
@@ -56,3 +56,18 @@ def test_solved_and_hopeless_pivots_make_room() -> None:
     late = np.bincount(np.concatenate(steps[20:]), minlength=6)
     assert late[:2].max() < 5
     assert late[2:].min() > 15
+
+
+def test_every_domain_gets_its_share() -> None:
+    turns = [
+        Turn(f"t{i}", "0", "swe" if i < 8 else "sql", i, 0, 10 * i, 10 * i + 5, Action())
+        for i in range(12)
+    ]
+    state = start(np.full(12, 4), np.full(12, 0.5))
+    chosen = OnlineBatches(turns, state, SETTINGS, {"swe": 1.0, "sql": 3.0}, batch=2, seed=7)
+    steps = []
+    for _ in range(20):
+        indices = next(chosen)
+        steps += indices.tolist()
+        chosen.observe([turns[i] for i in indices], np.ones((2, 8)), np.ones((2, 8), bool))
+    assert sum(i >= 8 for i in steps) == 30

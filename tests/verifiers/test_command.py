@@ -225,6 +225,12 @@ def test_malformed_output_is_a_failure_not_an_error(sampled: ParsedAction, reaso
     assert reason in verdict.reason
 
 
+def test_an_empty_command_says_so() -> None:
+    verdict = VERIFY(bash("ls"), ParsedAction(bash("")))
+    assert verdict.reason == "no command"
+    assert verdict.criteria["program"] == verdict.criteria["exact"] == 0
+
+
 @pytest.mark.parametrize("expert", [Action("hello"), bash(""), bash("# nothing"), bash(" \n")])
 def test_an_expert_that_cannot_be_judged_is_an_error(expert: Action) -> None:
     verdict = VERIFY(expert, ParsedAction(bash("ls")))

@@ -66,6 +66,8 @@ class Command(Rules):
             return self._scores(base, f"no text argument {self.argument!r}")
         text = self._text(calls[0])
         scores = compare(expected, normalise(text[:_MAX_PARSED], self.root))
+        if not scores:
+            return self._scores(base, "no command")
         if text[_MAX_PARSED:] != expected_text[_MAX_PARSED:]:
             scores["exact"] = 0.0
         failed = [name for name, score in scores.items() if score < 1]

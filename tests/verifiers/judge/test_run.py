@@ -30,13 +30,13 @@ def test_the_judge_is_asked_where_the_rules_leave_it_open(server, tmp_path: Path
     run = open_run(settings(server.url), tmp_path)
     asked = len(server.requests)
     verdicts = [
-        run.verifier(bash("ls -l"), ParsedAction(bash(command), problems))
+        run.domains["swe"].verifier(bash("ls -l"), ParsedAction(bash(command), problems))
         for command, problems in (("ls -l", ()), ("ls -l", ("bad_json",)), ("find . -ls", ()))
     ]
     assert [verdict.criteria["judge"] for verdict in verdicts] == [1, 0, 1]
     assert len(server.requests) - asked == 2  # one question, both ways round
     write_judge_stats(run)
-    stats = json.loads((tmp_path / "judge" / "stats.json").read_text())
+    stats = json.loads((tmp_path / "judge" / "stats.json").read_text())["swe"]
     assert (stats["requests"], stats["failed"]) == (len(server.requests), {})
     assert list((tmp_path / "judge" / "cache").rglob("*"))
 

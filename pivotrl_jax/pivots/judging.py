@@ -1,0 +1,142 @@
+"""From sampled tokens to verdicts and rewards, each domain by its own rules."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pivotrl_jax.objectives import RecipeArrays, compile_recipe, rewards_by_recipe
+from pivotrl_jax.pivots.rollouts import Rollouts, Turn
+from pivotrl_jax.sampling import Sample
+from pivotrl_jax.text import ActionFormat, ParsedAction, Tokenizer
+from pivotrl_jax.verifiers import Verdict, Verifier, verify_many
+from pivotrl_jax.verifiers.recipe import Recipe
+
+Truncated = Literal["exclude", "fail"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grading:
+    """How one domain's samples are read, verified and rewarded.
+
+    `truncated` says what a sample that reached the token cap is: "exclude" takes it out of its
+    group, "fail" judges what there is of it.
+    """
+
+    fmt: ActionFormat
+    verifier: Verifier
+    recipe: Recipe
+    truncated: Truncated
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """How every domain is graded. UserError for a recipe that does not fit its verifier."""
+
+    tokenizer: Tokenizer
+    domains: Mapping[str, Grading]
+
+    def __post_init__(self) -> None:
+        for own in self.domains.values():
+            compile_recipe(own.recipe, own.verifier.criteria)
+
+    @cached_property
+    def criteria(self) -> list[str]:
+        """The names C of all domains' criteria."""
+        return list(
+            dict.fromkeys(c for own in self.domains.values() for c in own.verifier.criteria)
+        )
+
+    @cached_property
+    def recipes(self) -> list[RecipeArrays]:
+        """Every domain's recipe over the criteria of all, in the order of `domains`."""
+        return [compile_recipe(own.recipe, self.criteria) for own in self.domains.values()]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """What the verifiers said of every sample, and what it earns.
+
+    A sample with an error is not valid; one of another domain's criteria is 0.
+    """
+
+    criteria_PKC: Float[np.ndarray, "P K C"]
+    rewards_PK: Float[np.ndarray, "P K"]
+    valid_PK: Bool[np.ndarray, "P K"]
+    malformed_PK: Bool[np.ndarray, "P K"]
+    texts: list[list[str]]
+    reasons: list[list[str]]
+    errors: list[list[str | None]]
+
+
+def judge(rollout: Rollouts, judging: Judging) -> Judged:
+    """Parses, verifies and rewards every sample."""
+    shape = (len(rollout.turns), len(rollout.samples[0]))
+    criteria_PKC = np.zeros((*shape, len(judging.criteria)), np.float32)
+    valid_PK, malformed_PK = np.ones(shape, bool), np.zeros(shape, bool)
+    texts = [[_text(sample, judging.tokenizer) for sample in group] for group in rollout.samples]
+    reasons = [[""] * shape[1] for _ in rollout.turns]
+    errors: list[list[str | None]] = [[None] * shape[1] for _ in rollout.turns]
+    for i, j, parsed, verdict in _verdicts(rollout.turns, texts, judging):
+        grading = judging.domains[rollout.turns[i].domain]
+        cut = rollout.samples[i][j].truncated and grading.truncated == "exclude"
+        error = "truncated" if cut else verdict.error
+        if error is None:
+            own = {name: verdict.criteria[name] for name in grading.verifier.criteria}
+            criteria_PKC[i, j] = [own.get(name, 0) for name in judging.criteria]
+        valid_PK[i, j] = error is None
+        malformed_PK[i, j] = bool(parsed.problems)
+        reasons[i][j], errors[i][j] = verdict.reason, error
+    numbers = {domain: number for number, domain in enumerate(judging.domains)}
+    recipe_P = np.array([numbers[turn.domain] for turn in rollout.turns], np.int32)
+    arrays = jax.device_put((criteria_PKC, valid_PK, recipe_P))
+    rewards_PK = jax.device_get(rewards_by_recipe(*arrays, judging.recipes))
+    return Judged(criteria_PKC, rewards_PK, valid_PK, malformed_PK, texts, reasons, errors)
+
+
+def _text(sample: Sample, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode([t for t in sample.tokens.tolist() if t not in tokenizer.ends])
+
+
+def _verdicts(
+    turns: Sequence[Turn], texts: Sequence[Sequence[str]], judging: Judging
+) -> Iterator[tuple[int, int, ParsedAction, Verdict]]:
+    """Of each sample its turn, its number, what was read and the verdict; domain by domain."""
+    for domain, grading in judging.domains.items():
+        own = [i for i, turn in enumerate(turns) if turn.domain == domain]
+        places = [(i, j) for i in own for j in range(len(texts[i]))]
+        parsed = [grading.fmt.parse(texts[i][j]) for i, j in places]
+        asked = [
+            (turns[i].expert, p, turns[i].context) for (i, _), p in zip(places, parsed, strict=True)
+        ]
+        verdicts = verify_many(grading.verifier, asked)
+        for (i, j), p, verdict in zip(places, parsed, verdicts, strict=True):
+            yield i, j, p, verdict
+
+
+def sample_records(rollout: Rollouts, judged: Judged, judging: Judging) -> Iterator[dict[str, Any]]:
+    """One record per sample, as `pivots.store.SCHEMA` has it; no reward without a verdict."""
+    for i, j in np.ndindex(judged.valid_PK.shape):
+        drawn, valid = rollout.samples[i][j], judged.valid_PK[i, j]
+        own = judging.domains[rollout.turns[i].domain].verifier.criteria
+        values = dict(zip(judging.criteria, map(float, judged.criteria_PKC[i, j]), strict=True))
+        yield {
+            "candidate_id": rollout.turns[i].id,
+            "sample": j,
+            "tokens": drawn.tokens.tolist(),
+            "text": judged.texts[i][j],
+            "length": len(drawn.tokens),
+            "drafted": drawn.drafted,
+            "truncated": drawn.truncated,
+            "malformed": bool(judged.malformed_PK[i, j]),
+            "logp": float(drawn.plain.sum(dtype=np.float64)),
+            "criteria": json.dumps({name: values[name] for name in own} if valid else {}),
+            "reason": judged.reasons[i][j],
+            "error": judged.errors[i][j],
+            "reward": float(judged.rewards_PK[i, j]) if valid else None,
+        }
