@@ -28,7 +28,7 @@ def laptop() -> Settings:
     """Whole sessions fit a row, long results are clipped."""
     return presets.laptop(
         "sql",
-        DataSettings(path="experiments/data/sql/*.jsonl.gz", limit=240, split_by="db"),
+        DataSettings(path="experiments/data/sql/*.jsonl.gz", limit=120, split_by="db"),
         TextSettings(
             action_format="fenced_sql",
             tool_role="user",  # SmolLM2's template knows no role "tool"

@@ -26,13 +26,13 @@ def test_no_database_stands_on_both_sides() -> None:
     sessions, _ = read(settings.data.path, limit=settings.data.limit)
     groups = {session.id: group(session, settings.data.split_by) for session in sessions}
     parts = split(groups.values(), settings.data.heldout_share, settings.seed)
-    assert Counter(parts.values()) == {"train": 12, "heldout": 4}
+    assert Counter(parts.values()) == {"train": 12, "heldout": 3}
     turns = Counter(
         candidate.split
         for session in sessions
         for candidate in candidates(session, SWE_TURN, parts[groups[session.id]])[0]
     )
-    assert turns["train"] > turns["heldout"] > 100
+    assert turns["train"] > turns["heldout"] > 60
 
 
 @pytest.mark.parametrize(
