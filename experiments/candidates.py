@@ -80,13 +80,17 @@ def _read(run: Run, name: str) -> list[Trajectory]:
 
 
 def candidates_stage(run: Run, trajectories: Mapping[str, Sequence[Trajectory]]) -> Corpus:
-    """Renders trajectories and keeps the turns that fit; every other turn is counted by reason."""
+    """Renders trajectories and keeps the turns that fit; every other turn is counted by reason.
+
+    UserError where nothing fits, where the model has too few positions, and for leaks.
+    """
     everything = [each for own in trajectories.values() for each in own]
+    for name in trajectories:
+        _check_positions(run, name)
     parts = _parts(run, trajectories)
     rendered: list[_Rendered] = []
     trunks: list[np.ndarray] = []
     for name, own in trajectories.items():
-        _check_positions(run, name)
         for trajectory in own:
             rendered.append(_rendered(run, name, trajectory, parts[trajectory.id], len(trunks)))
             trunks += rendered[-1].trunks
@@ -99,10 +103,11 @@ def candidates_stage(run: Run, trajectories: Mapping[str, Sequence[Trajectory]])
     for name, counts in by_domain.items():
         for part, count in counts["by_split"].items():
             if not count:
+                text = f"{run.settings.path(name)}.text"
                 raise UserError(
                     f"no {part} candidate of {name} fits ({counts['left_out']}); raise "
-                    "text.trunk_tokens or profile.sampling.max_tokens, or lower "
-                    "text.clip_observation"
+                    f"{text}.trunk_tokens or config.profile.sampling.max_tokens, lower "
+                    f"{text}.clip_observation, or read more trajectories"
                 )
     table = pa.Table.from_pylist([_row(*pair, each) for each in rendered for pair in each.kept])
     texts = [_text(run, own, each) for each in rendered for own, _ in each.kept]
@@ -113,10 +118,16 @@ def candidates_stage(run: Run, trajectories: Mapping[str, Sequence[Trajectory]])
 def _parts(run: Run, trajectories: Mapping[str, Sequence[Trajectory]]) -> dict[str, Split]:
     """The part of each trajectory by its id. UserError where both parts hold the same turns."""
     parts: dict[str, Split] = {}
+    part_of: dict[str, Split] = {}
     for name, own in trajectories.items():
         data = run.domains[name].settings.data
         groups = {t.id: group(t, data.split_by) for t in own}
-        part_of = split(groups.values(), data.heldout_share, run.settings.seed)
+        # What two domains share is on one side in both.
+        new = {of for of in groups.values() if of not in part_of}
+        if len(new) > 1 or not part_of:
+            part_of |= split(sorted(new), data.heldout_share, run.settings.seed)
+        else:
+            part_of |= dict.fromkeys(new, "train")
         parts |= {id: part_of[of] for id, of in groups.items()}
     train, heldout = (
         [t for own in trajectories.values() for t in own if parts[t.id] == part] for part in SPLITS
@@ -129,8 +140,8 @@ def _check_positions(run: Run, name: str) -> None:
     tokens = run.domains[name].settings.text.trunk_tokens
     if tokens > run.cfg.max_positions:
         raise UserError(
-            f"text.trunk_tokens of {name} is {tokens}, but {run.cfg.name} has positions for "
-            f"{run.cfg.max_positions} tokens only; lower it"
+            f"{run.settings.path(name)}.text.trunk_tokens is {tokens}, but {run.cfg.name} has "
+            f"positions for {run.cfg.max_positions} tokens only; lower it"
         )
 
 

@@ -32,7 +32,7 @@ def mixed(preset: str) -> Settings:
 
 
 def laptop() -> Settings:
-    """A quarter of what each domain's own run reads, and a row of each domain in every step."""
+    """A part of what each domain's own run reads, and a row of each domain in every step."""
     base = mixed("laptop")
     limits = {"search": 40, "sql": 60, "tool_use": 20}
     others = {

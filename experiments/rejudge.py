@@ -5,7 +5,8 @@
 
 Prints how often the two verdicts agree and how many pivots each verifier leaves, and writes every
 sample on which they differ to rejudge/<verifier>.jsonl, for reading. Takes seconds; a recipe is a
-comma-separated list of criterion=threshold, by default the verifier's own.
+comma-separated list of criterion=threshold, by default the verifier's own. Of a run on several
+domains it takes one, `--domain=NAME`, and writes to rejudge/<domain>/<verifier>.jsonl.
 """
 
 import argparse
@@ -109,6 +110,14 @@ def _recipe(other: Verifier, stated: str | None) -> Recipe:
     return Recipe("given", accept=accept)
 
 
+def _domain(run: Run, stated: str | None) -> str:
+    if stated is None and len(run.domains) == 1:
+        return run.settings.domain
+    if stated not in run.domains:
+        raise UserError(f"the run has the domains {', '.join(run.domains)}; give one as --domain")
+    return stated
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.rejudge")
     parser.add_argument("--workdir", type=Path, required=True, help="a run whose profile is done")
@@ -123,12 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{options.workdir} holds no finished profile; give the --workdir of a run")
     stored = json.loads((options.workdir / "config.json").read_text(encoding="utf-8"))["config"]
     run = open_run(from_config(Settings, stored), options.workdir)
-    name = options.domain or run.settings.domain
-    if name not in run.domains:
-        raise UserError(f"--domain={name}: the run has {', '.join(run.domains)}; give one of them")
+    name = _domain(run, options.domain)
     rows = rejudged(run, candidates_stage(run, read_stage(run)), name, other, recipe)
-    out = options.workdir / "rejudge" / f"{other.name}.jsonl"
-    out.parent.mkdir(exist_ok=True)
+    several = name if len(run.domains) > 1 else ""
+    out = options.workdir / "rejudge" / several / f"{other.name}.jsonl"
+    out.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(row, ensure_ascii=False) for row in _differing(rows))
     out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{table(rows)}\ndifferences: {out}")

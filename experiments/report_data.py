@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def load(workdir: Path) -> Artifacts:
         train=json_lines(workdir / "train" / "metrics.jsonl"),
         policies={name: policy for name, policy in policies.items() if policy},
     )
+
+
+def silent(status: Mapping[str, int]) -> tuple[int, int]:
+    """Candidates without variance, and all that were judged, of counts by status."""
+    judged = sum(count for name, count in status.items() if name not in ("error", "too_few"))
+    return status.get("all_pass", 0) + status.get("all_fail", 0), judged
 
 
 def json_lines(path: Path) -> list[Row]:

@@ -1,11 +1,9 @@
 """What the report says of each domain, and of each profile, where a run has several."""
 
-from collections import Counter
+from collections.abc import Mapping
 
-from experiments.report_data import POLICIES, Artifacts, Row
+from experiments.report_data import POLICIES, Artifacts, Row, silent
 from experiments.report_verdict import bounds, interval, signed
-
-SILENT, MIXED = ("all_pass", "all_fail"), ("pivot", "too_easy")
 
 
 def domain_rows(run: Artifacts) -> list[Row]:
@@ -16,7 +14,8 @@ def domain_rows(run: Artifacts) -> list[Row]:
         {
             "name": name,
             "candidates": _candidates(run, name),
-            **_outcome(Counter((run.select_audit or {}).get("domain", {}).get(name, {}))),
+            "silent": _silent((run.select_audit or {}).get("domain", {}).get(name, {})),
+            "pivots": f"{(run.select_audit or {}).get('selected_by_domain', {}).get(name, 0):,}",
             "rewards": [_reward(policy["domains"][name]) for policy in run.policies.values()],
             "change": _change(run, name),
         }
@@ -26,7 +25,8 @@ def domain_rows(run: Artifacts) -> list[Row]:
 
 def domain_head(run: Artifacts) -> list[str]:
     names = [POLICIES[name] for name in run.policies]
-    return ["Domain", "Train + held out", "Zero variance", "Pivots", *names, "PivotRL − SFT"]
+    change = f"PivotRL − {POLICIES[_before(run)]}"
+    return ["Domain", "Train + held out", "Zero variance", "Pivots", *names, change]
 
 
 def profile_rows(run: Artifacts) -> list[Row]:
@@ -36,7 +36,10 @@ def profile_rows(run: Artifacts) -> list[Row]:
     first = {"number": 0, "step": 0, "reason": "before training", "audit": run.select_audit or {}}
     return [
         {key: own[key] for key in ("number", "step", "reason")}
-        | _outcome(Counter(own["audit"].get("status", {})))
+        | {
+            "silent": _silent(own["audit"].get("status", {})),
+            "pivots": f"{own['audit'].get('selected', 0):,}",
+        }
         for own in [first, *run.profiles]
     ]
 
@@ -46,11 +49,14 @@ def _candidates(run: Artifacts, name: str) -> str:
     return f"{audit['by_split']['train']:,} + {audit['by_split']['heldout']:,}" if audit else "–"
 
 
-def _outcome(status: Counter[str]) -> Row:
-    silent = sum(status[name] for name in SILENT)
-    scored = silent + sum(status[name] for name in MIXED)
-    share = f"{silent:,} of {scored:,} ({silent / scored:.0%})" if scored else "–"
-    return {"silent": share, "pivots": f"{status['pivot']:,}"}
+def _silent(status: Mapping[str, int]) -> str:
+    flat, judged = silent(status)
+    return f"{flat:,} of {judged:,} ({flat / judged:.0%})" if judged else "–"
+
+
+def _before(run: Artifacts) -> str:
+    """The policy that PivotRL started from."""
+    return "sft" if "sft" in run.policies else "base"
 
 
 def _reward(scores: Row) -> str:
@@ -59,9 +65,9 @@ def _reward(scores: Row) -> str:
 
 
 def _change(run: Artifacts, name: str) -> str:
-    """PivotRL against SFT, paired by candidate."""
+    """PivotRL against the policy before it, paired by candidate."""
     scores = run.policies.get("pivotrl", {}).get("domains", {}).get(name, {})
-    entry = scores.get("against", {}).get("sft", {}).get("heldout")
+    entry = scores.get("against", {}).get(_before(run), {}).get("heldout")
     if not entry or entry["mean"] is None:
         return "–"
     return f"{signed(entry['mean'])} {bounds(interval(entry))}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.report_data import POLICIES, Artifacts, Row
+from experiments.report_data import POLICIES, Artifacts, Row, silent
 from experiments.report_domains import domain_head, domain_rows
 from experiments.report_reasons import reason_rows
 from experiments.report_sections import timing_rows, total_time
@@ -55,8 +55,7 @@ def _candidates(run: Artifacts) -> str:
     if run.candidates_audit is None or run.select_audit is None:
         return ""
     status, split = run.select_audit["status"], run.candidates_audit["by_split"]
-    flat = status.get("all_pass", 0) + status.get("all_fail", 0)
-    judged = sum(status.values()) - status.get("error", 0) - status.get("too_few", 0)
+    flat, judged = silent(status)
     rows = [
         ["assistant turns read", f"{run.candidates_audit['turns']:,}"],
         ["candidates (train + held out)", f"{split['train']} + {split['heldout']}"],
@@ -87,4 +86,9 @@ def _stages(run: Artifacts) -> str:
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """On one line and without bars of its own: a verifier may quote what a model wrote."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -18,7 +18,9 @@ def reason_rows(run: Artifacts) -> list[Row]:
     table = samples(run.workdir, ["reason", "error", "reward"]).to_pylist()
     counts: dict[str, Counter[str]] = {}
     for sample in table:
-        counts.setdefault(sample["error"] or sample["reason"], Counter())[_said(sample)] += 1
+        # What follows a colon quotes the sample.
+        reason = (sample["error"] or sample["reason"]).split(":")[0]
+        counts.setdefault(reason, Counter())[_said(sample)] += 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
     rows = [_row(reason, own) for reason, own in ordered[:MOST]]
     rest = ordered[MOST:]

@@ -9,17 +9,17 @@ from markupsafe import Markup
 
 from experiments import charts
 from experiments.progress import duration
-from experiments.report_data import POLICIES, Artifacts, Row, samples
+from experiments.report_data import POLICIES, Artifacts, Row, samples, silent
 from experiments.report_verdict import bounds, interval, retention_change, signed
 
 PAPER_ZERO_VARIANCE = 0.71
-SIGNAL = ("pivot", "too_easy")
-NO_SIGNAL = ("all_pass", "all_fail")
 STATUSES = {
     "pivot": "pivot: mixed, and mean below the threshold",
     "too_easy": "too easy: mixed, but mean at or above the threshold",
     "all_pass": "all samples pass: no signal",
     "all_fail": "all samples fail: no signal",
+    "over_message_share": "pivots beyond the share of message turns",
+    "over_pivots": "pivots beyond their number",
     "too_few": "too few valid samples",
     "error": "verifier error",
 }
@@ -53,14 +53,13 @@ def facts(run: Artifacts) -> list[Fact]:
         found.append(Fact(f"{run.candidates_audit['candidates']:,}", "candidates", detail))
     if run.table:
         status = Counter(row["status"] for row in run.table)
-        scored = sum(status[name] for name in (*SIGNAL, *NO_SIGNAL))
-        silent = sum(status[name] for name in NO_SIGNAL)
-        share = f"{100 * silent / scored:.0f} %" if scored else "none scored"
+        flat, scored = silent(status)
+        share = f"{100 * flat / scored:.0f} %" if scored else "none scored"
         found.append(
             Fact(
                 share,
                 "zero-variance turns",
-                f"{silent:,} of {scored:,} scored; the paper saw {100 * PAPER_ZERO_VARIANCE:.0f} %",
+                f"{flat:,} of {scored:,} scored; the paper saw {100 * PAPER_ZERO_VARIANCE:.0f} %",
             )
         )
         detail = f"{100 * status['pivot'] / len(run.table):.0f} % of {len(run.table):,} profiled"

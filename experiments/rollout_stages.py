@@ -31,6 +31,7 @@ from pivotrl_jax.pivots import (
     cap,
     judge,
     kind,
+    nothing_selected,
     plan,
     read_samples,
     rollouts,
@@ -115,18 +116,22 @@ def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
 def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> None:
     """Applies eq. 5 and the caps to a profile; writes table.parquet and audit.json."""
     directory.mkdir(parents=True, exist_ok=True)
-    settings = run.settings.domains
+    domains = run.settings.domains
     chosen = _select(run, table)
     kinds = {turn.id: kind(turn.expert) for turn in corpus.turns["train"]}
-    caps = {name: own.caps for name, own in settings.items()}
+    caps = {name: own.caps for name, own in domains.items()}
     chosen = cap(chosen, [kinds[name] for name in chosen["candidate_id"].to_pylist()], caps)
-    if not selected(chosen):
-        raise UserError("the caps leave no pivot; raise caps.message_share")
-    for name in settings:
-        if not selected(chosen.filter(pc.equal(chosen["domain"], name))):
+    pivots = {name: len(selected(_of(chosen, name))) for name in domains}
+    if not any(count for name, count in pivots.items() if domains[name].weight):
+        raise UserError(
+            f"no domain with a weight has a pivot left ({pivots}); raise caps.message_share, or "
+            "the weight of one that has some"
+        )
+    for name, count in pivots.items():
+        if not count:
             logging.warning("%s has no pivot; training goes on without it", name)
     pq.write_table(chosen, directory / "table.parquet")
-    criteria = {name: dataclasses.asdict(own.selection) for name, own in settings.items()}
+    criteria = {name: dataclasses.asdict(own.selection) for name, own in domains.items()}
     write_json(directory / "audit.json", audit(chosen) | {"settings": criteria})
 
 
@@ -136,12 +141,19 @@ def _select(run: Run, table: pa.Table, *, allow_empty: bool = False) -> pa.Table
     The rows come domain by domain.
     """
     domains = run.settings.domains
-    rows = {name: table.filter(pc.equal(table["domain"], name)) for name in domains}
+    rows = {name: _of(table, name) for name in domains}
     parts = [select(rows[name], own.selection, allow_empty=True) for name, own in domains.items()]
     if not allow_empty and not any(selected(part) for part in parts):
-        for name, own in domains.items():
-            select(rows[name], own.selection)  # says why there is none
+        reasons = (
+            f"{name}: {nothing_selected(part, own.selection)}"
+            for part, (name, own) in zip(parts, domains.items(), strict=True)
+        )
+        raise UserError("; ".join(reasons))
     return pa.concat_tables(parts)
+
+
+def _of(table: pa.Table, domain: str) -> pa.Table:
+    return table.filter(pc.equal(table["domain"], domain))
 
 
 def selected(table: pa.Table) -> set[str]:
@@ -192,10 +204,7 @@ def summarise(run: Run, tables: Mapping[str, pa.Table], heldout_profile: pa.Tabl
         scores = {
             "policy": policy,
             **compared(chosen),
-            "domains": {
-                name: compared(chosen.filter(pc.equal(chosen["domain"], name)))
-                for name in run.domains
-            },
+            "domains": {name: compared(_of(chosen, name)) for name in run.domains},
             "perplexity": json.loads((directory / f"{policy}_ood.json").read_text()),
             "malformed_share": float(np.mean(store["malformed"].to_numpy())),
             "truncated_share": float(np.mean(store["truncated"].to_numpy())),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -14,7 +15,14 @@ from pivotrl_jax.models import Remat
 from pivotrl_jax.objectives import PolicySettings, Recipe
 from pivotrl_jax.objectives.names import require
 from pivotrl_jax.parallel import MeshSettings
-from pivotrl_jax.pivots import Caps, OnlineSettings, ReprofileSettings, SelectionSettings
+from pivotrl_jax.pivots import (
+    KINDS,
+    Caps,
+    OnlineSettings,
+    ReprofileSettings,
+    SelectionSettings,
+    Truncated,
+)
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import OptimizerSettings, TrainSettings
 from pivotrl_jax.trajectories import SWE_TURN, TurnRule
@@ -114,7 +122,7 @@ class RewardSettings:
 
     verifier: str
     recipe: Recipe
-    truncated: Literal["exclude", "fail"] = "exclude"
+    truncated: Truncated = "exclude"
     judge: JudgeSettings = dataclasses.field(default_factory=JudgeSettings)
     databases: str | None = None
 
@@ -123,7 +131,8 @@ class RewardSettings:
 class DomainSettings:
     """What is a domain's own: expert data, their text, rewards, and which turns are pivots.
 
-    `weight` is its share of the training steps' rows among all domains of the run.
+    A training step takes rows (with the online curriculum: pivots) of several domains in proportion
+    to their `weight`; one of weight 0 is profiled and evaluated, but not trained on.
     """
 
     data: DataSettings
@@ -132,6 +141,10 @@ class DomainSettings:
     selection: SelectionSettings
     caps: Caps = dataclasses.field(default_factory=Caps)
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise UserError(f"weight is {self.weight}: give every domain 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,9 +169,26 @@ class Settings(DomainSettings):
     reprofile: ReprofileSettings = dataclasses.field(default_factory=ReprofileSettings)
     wandb_project: str | None = None  # mirrors the metrics there; None: local files only
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [self.domain, *self.others]
+        if self.domain in self.others:
+            raise UserError(f"config.domain is {self.domain!r}, and so is one of config.others")
+        for name in names:
+            if not name or "/" in name or name in KINDS:
+                raise UserError(
+                    f"no domain can be named {name!r}: the name is that of folders and metrics"
+                )
+        if not any(own.weight for own in self.domains.values()):
+            raise UserError("every domain has weight 0; give one of them more")
+
     @property
     def domains(self) -> dict[str, DomainSettings]:
         return {self.domain: self, **self.others}
+
+    def path(self, domain: str) -> str:
+        """Where the fields of a domain stand on the command line."""
+        return "config" if domain == self.domain else f"config.others.{domain}"
 
 
 def to_config(settings: Any) -> ml_collections.ConfigDict:

@@ -133,9 +133,10 @@ def choose_pivots(run: Run, corpus: Corpus, selection: Path, number: int) -> Cho
     settings, seed = run.settings.train, run.settings.seed + number
     table = pq.read_table(selection / "table.parquet")
     kept = table.filter(table["selected"]).to_pydict()
-    turns = [turn for turn in corpus.turns["train"] if turn.id in set(kept["candidate_id"])]
-    present = {turn.domain for turn in turns}
-    weights = {name: own.weight for name, own in run.settings.domains.items() if name in present}
+    names = set(kept["candidate_id"])
+    trained = {name for name, own in run.settings.domains.items() if own.weight}
+    turns = [t for t in corpus.turns["train"] if t.id in names and t.domain in trained]
+    weights = {name: run.settings.domains[name].weight for name in {t.domain for t in turns}}
     if settings.curriculum == "epochs":
         rows = plan(turns, settings.pivots_per_row)
         return Choice(_batches(rows, weights, settings.rows, seed), lambda i: [rows[n] for n in i])

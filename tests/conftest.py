@@ -20,14 +20,15 @@ CACHE = Path(__file__).parent.parent / ".cache"
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-# The same examples everywhere, however slow the machine is; --hypothesis-profile=default draws
-# new ones.
-hypothesis.settings.register_profile(
-    "repeatable",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
+# The same examples everywhere, however slow the machine is; --hypothesis-profile=fresh draws new
+# ones.
+for name, repeatable in (("fresh", False), ("repeatable", True)):
+    hypothesis.settings.register_profile(
+        name,
+        deadline=None,
+        derandomize=repeatable,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
 hypothesis.settings.load_profile("repeatable")
 
 

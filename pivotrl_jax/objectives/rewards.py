@@ -15,7 +15,7 @@ from pivotrl_jax.verifiers.recipe import Conditions, Recipe
 
 @flax.struct.dataclass
 class RecipeArrays:
-    """A recipe as arrays over the criteria C of one verifier.
+    """A recipe as arrays over criteria C: those of its verifier, perhaps among others.
 
     A threshold of -inf always holds, one of +inf never; reward if accepted is
     `constant + criteria @ graded_C`.
@@ -28,9 +28,9 @@ class RecipeArrays:
 
 
 def compile_recipe(recipe: Recipe, criteria_names: Sequence[str]) -> RecipeArrays:
-    """Arrange `recipe` along the verifier's `criteria_names`, in their order.
+    """Arrange `recipe` along `criteria_names`, in their order.
 
-    Raises UserError for a criterion that the verifier does not have (naming the nearest one) and
+    Raises UserError for a criterion that is not among them (naming the nearest one) and
     for a recipe that accepts everything.
     """
     if not recipe.accept and (recipe.alternatively or recipe.graded is None):

@@ -8,7 +8,7 @@ from pivotrl_jax.pivots.judging import (
     judge,
     sample_records,
 )
-from pivotrl_jax.pivots.mixing import Caps, cap, kind, mixed_batch, places_of
+from pivotrl_jax.pivots.mixing import KINDS, Caps, cap, kind, mixed_batch, places_of
 from pivotrl_jax.pivots.online import (
     OnlineSettings,
     OnlineState,
@@ -19,7 +19,7 @@ from pivotrl_jax.pivots.online import (
 )
 from pivotrl_jax.pivots.reprofile import Profile, ReprofileSettings, due, profiles
 from pivotrl_jax.pivots.rollouts import Rollouts, Row, Turn, plan, rollouts
-from pivotrl_jax.pivots.selection import SelectionSettings, audit, select
+from pivotrl_jax.pivots.selection import SelectionSettings, audit, nothing_selected, select
 from pivotrl_jax.pivots.statistics import (
     GroupStatistics,
     candidate_table,
@@ -29,6 +29,7 @@ from pivotrl_jax.pivots.statistics import (
 from pivotrl_jax.pivots.store import SCHEMA, ProfileStore, read_samples
 
 __all__ = [
+    "KINDS",
     "SCHEMA",
     "Caps",
     "Grading",
@@ -54,6 +55,7 @@ __all__ = [
     "judge",
     "kind",
     "mixed_batch",
+    "nothing_selected",
     "observe",
     "places_of",
     "plan",

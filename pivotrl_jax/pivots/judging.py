@@ -62,7 +62,7 @@ class Judging:
 class Judged:
     """What the verifiers said of every sample, and what it earns.
 
-    A sample with an error is not valid; one of another domain's criteria is 0.
+    A sample with an error is not valid. Criteria that the verifier of its domain lacks are 0.
     """
 
     criteria_PKC: Float[np.ndarray, "P K C"]
@@ -87,8 +87,8 @@ def judge(rollout: Rollouts, judging: Judging) -> Judged:
         cut = rollout.samples[i][j].truncated and grading.truncated == "exclude"
         error = "truncated" if cut else verdict.error
         if error is None:
-            own = {name: verdict.criteria[name] for name in grading.verifier.criteria}
-            criteria_PKC[i, j] = [own.get(name, 0) for name in judging.criteria]
+            own = grading.verifier.criteria
+            criteria_PKC[i, j] = [verdict.criteria[c] if c in own else 0 for c in judging.criteria]
         valid_PK[i, j] = error is None
         malformed_PK[i, j] = bool(parsed.problems)
         reasons[i][j], errors[i][j] = verdict.reason, error

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.trajectories import Action
 
 Kind = Literal["message", "tool", "batch"]
+KINDS = get_args(Kind)
 
 
 def kind(expert: Action) -> Kind:
@@ -100,9 +101,9 @@ def mixed_batch(
     """Indices of different items for `step`, domain by domain; a function of its arguments.
 
     `domains` names each item's domain. Their numbers in all batches up to any step stand in the
-    ratio of `weights`, but for rounding; each domain is shuffled anew whenever it is used up.
-    UserError for a domain without a weight, a weight without a domain and a domain with fewer
-    items than a batch takes from it.
+    ratio of `weights`, but for rounding; each domain is shuffled anew whenever it is used up. One
+    with fewer items than its share of a batch gives all that it has. UserError for a domain without
+    a weight and a weight without a domain.
     """
     members: dict[str, list[int]] = collections.defaultdict(list)
     for index, domain in enumerate(domains):
@@ -111,7 +112,7 @@ def mixed_batch(
     _known("domains", members, list(weights))
     places = places_of(weights, batch, step)
     parts = [
-        _draw(np.array(own), places[domain], (seed, number), domain)
+        _draw(np.array(own), places[domain], (seed, number))
         for number, (domain, own) in enumerate(sorted(members.items()))
     ]
     return np.concatenate(parts)
@@ -123,14 +124,10 @@ def places_of(weights: Mapping[str, float], batch: int, step: int) -> dict[str, 
     return {domain: range(before[domain], after[domain]) for domain in weights}
 
 
-def _draw(items: np.ndarray, places: range, seed: tuple[int, int], domain: str) -> np.ndarray:
+def _draw(items: np.ndarray, places: range, seed: tuple[int, int]) -> np.ndarray:
     """The items at `places` of an endless sequence of shuffles of the domain's."""
-    count, size = len(places), len(items)
-    if count > size:
-        raise UserError(
-            f"domain {domain!r} has {size} items and a batch takes {count} of them: lower its "
-            "weight or the batch, or select more of it"
-        )
+    size = len(items)
+    count = min(len(places), size)
     epoch, place = divmod(places.start, size)
     order = np.random.default_rng((*seed, epoch)).permutation(size)
     # The last batch of an epoch moves back to fit in: no item comes twice in it, and the few that

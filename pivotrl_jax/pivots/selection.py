@@ -60,11 +60,12 @@ def select(table: pa.Table, settings: SelectionSettings, *, allow_empty: bool = 
         default="too_easy",
     )
     selected = _selected(status, settings)
-    if not selected.any() and not allow_empty:
-        raise UserError(_nothing_selected(status, settings))
-    return table.append_column("status", pa.array(status)).append_column(
+    table = table.append_column("status", pa.array(status)).append_column(
         "selected", pa.array(selected)
     )
+    if not selected.any() and not allow_empty:
+        raise UserError(nothing_selected(table, settings))
+    return table
 
 
 def _selected(status: np.ndarray, settings: SelectionSettings) -> np.ndarray:
@@ -81,7 +82,9 @@ def _selected(status: np.ndarray, settings: SelectionSettings) -> np.ndarray:
     return np.isin(np.arange(len(status)), drawn)
 
 
-def _nothing_selected(status: np.ndarray, settings: SelectionSettings) -> str:
+def nothing_selected(table: pa.Table, settings: SelectionSettings) -> str:
+    """Why `select` took no candidate of `table`, and what may help."""
+    status = table["status"].to_pylist()
     counts = ", ".join(f"{count} {name}" for name, count in sorted(_counts(status).items()))
     return (
         f"no candidate was selected out of {len(status)} ({counts or 'none profiled'}; "
@@ -94,11 +97,15 @@ def _nothing_selected(status: np.ndarray, settings: SelectionSettings) -> str:
 
 def audit(table: pa.Table) -> dict[str, Any]:
     """Counts by status: overall, per domain and per depth bucket of `turn`; JSON-ready."""
-    status = table["status"].to_pylist()
+    status, selected = table["status"].to_pylist(), table["selected"].to_pylist()
     domains, turns = table["domain"].to_pylist(), table["turn"].to_pylist()
     return {
         "candidates": len(status),
-        "selected": sum(table["selected"].to_pylist()),
+        "selected": sum(selected),
+        "selected_by_domain": {
+            domain: sum(s for d, s in zip(domains, selected, strict=True) if d == domain)
+            for domain in dict.fromkeys(domains)
+        },
         "status": _counts(status),
         "domain": _counts_by(domains, status),
         "depth": _counts_by([_depth(turn) for turn in turns], status),

@@ -45,7 +45,7 @@ class OnlineBatches:
         places = places_of(self._weights, self._batch, step)
         parts = [
             own[choose(self._of(own), self._settings, (self._seed, n), step, len(places[name]))]
-            for n, (name, own) in enumerate(self._members.items())
+            for n, (name, own) in enumerate(sorted(self._members.items()))
         ]
         return np.concatenate(parts)
 

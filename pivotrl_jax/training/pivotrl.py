@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 from kernels.grpo import AdvantageSettings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, Remat
-from pivotrl_jax.objectives import Normalisation, group_statistics
+from pivotrl_jax.objectives import GroupStats, Normalisation, group_statistics
 from pivotrl_jax.parallel import row_shards
 from pivotrl_jax.pivots import Judged, Judging, Rollouts, Row, Turn, judge, kind, rollouts
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
@@ -170,16 +170,20 @@ def group_metrics(judged: Judged, rollout: Rollouts) -> dict[str, float]:
         "malformed_share": float(judged.malformed_PK.mean()),
         "truncated_share": float(np.mean([sample.truncated for sample in drawn])),
         "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),
-        **_by_label(judged, [kind(turn.expert) for turn in rollout.turns]),
-        **_by_label(judged, [turn.domain for turn in rollout.turns]),
+        **_by_label(judged, stats, [kind(turn.expert) for turn in rollout.turns]),
+        **_by_label(judged, stats, [turn.domain for turn in rollout.turns]),
     }
 
 
-def _by_label(judged: Judged, labels: Sequence[str]) -> dict[str, float]:
-    """Mean reward of the groups of each label, those without a verdict left out."""
-    kept = {label: judged.valid_PK & (np.array(labels)[:, None] == label) for label in labels}
-    return {
-        f"reward_mean/{label}": float(judged.rewards_PK[own].mean())
-        for label, own in sorted(kept.items())
-        if own.any()
-    }
+def _by_label(judged: Judged, stats: GroupStats, labels: Sequence[str]) -> dict[str, float]:
+    """Of each label's groups their number, mean reward and share of mixed ones."""
+    found: dict[str, float] = {}
+    for label in sorted(set(labels)):
+        own_P = np.array(labels) == label
+        rewards = judged.rewards_PK[own_P][judged.valid_PK[own_P]]
+        variance = np.asarray(stats.variance_P)[own_P & (np.asarray(stats.count_P) > 1)]
+        found[f"groups/{label}"] = int(own_P.sum())
+        # Without a verdict there is no mean.
+        found |= {f"reward_mean/{label}": float(rewards.mean())} if rewards.size else {}
+        found |= {f"mixed_share/{label}": float((variance > 0).mean())} if variance.size else {}
+    return found

@@ -67,7 +67,7 @@ def test_a_mistake_ends_in_one_line(argument: str, said: str, tmp_path: Path) ->
 def test_a_trunk_beyond_the_models_context_is_refused(small_model: Path, tmp_path: Path) -> None:
     run = one_device_run(changed(small_model, text__trunk_tokens=9000), tmp_path)
     with pytest.raises(
-        UserError, match=r"trunk_tokens of swe is 9000.*8192 tokens only; lower it$"
+        UserError, match=r"config\.text\.trunk_tokens is 9000.*8192 tokens only; lower it$"
     ):
         command_line.execute(run)
     # The first mistake does not fix the work directory to a configuration that cannot run.
@@ -79,7 +79,7 @@ def test_a_trunk_that_fits_no_candidate_says_what_to_raise(
 ) -> None:
     run = one_device_run(changed(small_model, text__trunk_tokens=32), tmp_path)
     with pytest.raises(
-        UserError, match=r"no train candidate of swe fits .*raise text\.trunk_tokens"
+        UserError, match=r"no train candidate of swe fits .*raise config\.text\.trunk_tokens"
     ):
         command_line.execute(run)
 

@@ -3,20 +3,25 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import mixed
+from experiments import mixed, presets, rejudge
+from experiments.candidates import candidates_stage, read_stage
 from experiments.context import Run
 from experiments.report_data import load
 from experiments.report_domains import domain_rows
 from experiments.run import execute
 from experiments.settings import DomainSettings, ModelSettings
+from experiments.train_stage import _batches
+from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh
-from pivotrl_jax.pivots import SelectionSettings, read_samples
+from pivotrl_jax.pivots import SelectionSettings, Turn, read_samples
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
+from pivotrl_jax.trajectories import Action
 from pivotrl_jax.verifiers import verifier
 
 replace = dataclasses.replace
@@ -83,6 +88,7 @@ def test_steps_report_both_domains_and_take_them_by_weight(workdir: Path) -> Non
     assert len(lines) == STEPS
     for line in map(json.loads, lines):
         assert {"reward_mean/terminal", "reward_mean/sql"} <= line.keys()
+        assert (line["groups/terminal"], line["groups/sql"]) == (3, 1)
     audit = json.loads((workdir / "select/audit.json").read_text())
     assert set(audit["domain"]) == set(audit["settings"]) == set(DOMAINS)
 
@@ -97,3 +103,65 @@ def test_counts_and_rewards_stand_by_domain(workdir: Path) -> None:
     assert min(counts) > 0
     assert [row["name"] for row in domain_rows(load(workdir))] == list(DOMAINS)
     assert {path.parent.name for path in workdir.glob("read/*/audit.json")} == set(DOMAINS)
+
+
+def rows(domains: str) -> list[tuple[int, list[Turn]]]:
+    named = {"a": "terminal", "b": "sql"}
+    return [
+        (i, [Turn(f"{i}", f"{i}", named[d], 0, i, 1, 2, Action())]) for i, d in enumerate(domains)
+    ]
+
+
+def test_a_domain_with_few_rows_gives_what_it_has() -> None:
+    batches = _batches(rows("aaaaab"), {"terminal": 1.0, "sql": 2.0}, 4, seed=0)
+    drawn = [set(next(batches).tolist()) for _ in range(12)]
+    assert all(len(batch) >= 2 for batch in drawn)
+    assert sum(5 in batch for batch in drawn) == 12
+    assert set().union(*drawn) == set(range(6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weight": -1.0}, "weight is -1.0"),
+        ({"weight": float("nan")}, "weight is nan"),
+        ({"domain": "sql"}, "so is one of config.others"),
+        ({"domain": "tool"}, "no domain can be named 'tool'"),
+        ({"domain": "a/b"}, "no domain can be named 'a/b'"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(mixed.smoke(), **changes)
+
+
+def test_all_weights_of_zero_are_refused() -> None:
+    with pytest.raises(UserError, match="every domain has weight 0"):
+        replace(mixed.smoke(), weight=0.0, others={})
+
+
+def test_what_two_domains_share_is_on_one_side(tmp_path: Path) -> None:
+    base = mixed.smoke()
+    two = {
+        name: replace(base, domain=name, data=replace(base.data, limit=limit), others={})
+        for name, limit in (("first", 40), ("second", 20))
+    }
+    settings = presets.mixed("twice", two)
+    run = Run(settings, tmp_path, make_mesh(MeshSettings(), jax.devices()[:1]))
+    turns = candidates_stage(run, read_stage(run)).turns
+    sides = [
+        {turn.trajectory_id.split("/", 1)[1] for turn in turns[part]}
+        for part in ("train", "heldout")
+    ]
+    assert not sides[0] & sides[1]
+
+
+def test_rejudge_takes_one_domain_of_several(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--workdir={workdir}", "--verifier=tool_name"]
+    with pytest.raises(UserError, match="the domains terminal, sql; give one as --domain"):
+        rejudge.main(arguments)
+    rejudge.main([*arguments, "--domain=terminal"])
+    assert "mixed candidates" in capsys.readouterr().out
+    assert (workdir / "rejudge/terminal/tool_name.jsonl").exists()

@@ -29,7 +29,8 @@ def mixed(workdir: Path) -> Path:
         name: {"by_split": {"train": 30, "heldout": n}} for name, n in (("terminal", 8), ("sql", 7))
     }
     rewritten(workdir / "candidates/audit.json", by_domain=by_domain)
-    rewritten(workdir / "select/audit.json", domain=STATUS)
+    chosen = {name: own["pivot"] for name, own in STATUS.items()}
+    rewritten(workdir / "select/audit.json", domain=STATUS, selected_by_domain=chosen)
     (workdir / "read" / "audit.json").unlink()
     for name, lines in (("terminal", 40), ("sql", 50)):
         rewritten(
@@ -46,7 +47,9 @@ def mixed(workdir: Path) -> Path:
         rewritten(workdir / f"evaluate/{policy}.json", domains={"terminal": scores, "sql": nothing})
     reason = {"number": 1, "step": 5, "reason": "mixed_share fell to 0.1, below 0.5 of 0.6"}
     rewritten(workdir / "profile/1/reason.json", **reason)
-    rewritten(workdir / "profile/1/select/audit.json", status={"pivot": 4, "all_pass": 6})
+    rewritten(
+        workdir / "profile/1/select/audit.json", status={"pivot": 4, "all_pass": 6}, selected=4
+    )
     return workdir
 
 

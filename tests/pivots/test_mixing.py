@@ -209,9 +209,14 @@ def test_seeds_and_epochs_differ() -> None:
     [
         (["swe", "sql"], {"swe": 1, "sqll": 1}, "weights: no domain 'sqll'.*did you mean 'sql'"),
         (["swe", "sql"], {"swe": 1}, "domains: no domain 'sql'"),
-        (["swe"] * 3, {"swe": 1}, "'swe' has 3 items and a batch takes 4"),
     ],
 )
 def test_mixtures_that_cannot_be_had_are_refused(domains, weights, named: str) -> None:
     with pytest.raises(UserError, match=named):
         mixed_batch(domains, weights, 4, 0, 0)
+
+
+def test_a_domain_with_fewer_items_than_its_share_gives_them_all() -> None:
+    for step in range(5):
+        found = mixed_batch(["swe", "swe", "sql"], {"swe": 1, "sql": 1}, 4, 0, step)
+        assert sorted(found.tolist()) == [0, 1, 2]
