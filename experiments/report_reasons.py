@@ -18,9 +18,7 @@ def reason_rows(run: Artifacts) -> list[Row]:
     table = samples(run.workdir, ["reason", "error", "reward"]).to_pylist()
     counts: dict[str, Counter[str]] = {}
     for sample in table:
-        # What follows a colon quotes the sample.
-        reason = (sample["error"] or sample["reason"]).split(":")[0]
-        counts.setdefault(reason, Counter())[_said(sample)] += 1
+        counts.setdefault(_kind(sample["error"] or sample["reason"]), Counter())[_said(sample)] += 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
     rows = [_row(reason, own) for reason, own in ordered[:MOST]]
     rest = ordered[MOST:]
@@ -28,6 +26,11 @@ def reason_rows(run: Artifacts) -> list[Row]:
         total = sum((own for _, own in rest), Counter())
         rows.append(_row(f"{len(rest)} other reasons", total))
     return rows
+
+
+def _kind(reason: str) -> str:
+    """A reason without what it quotes of the sample, which stands behind a colon or in brackets."""
+    return reason.split(":")[0].split(" (")[0]
 
 
 def _said(sample: Row) -> str:
