@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pivotrl_jax.trajectories.parsing import entries, message, text, trajectory
+from pivotrl_jax.trajectories.parsing import entries, messages, text, trajectory
 from pivotrl_jax.trajectories.schema import Message, ToolCall, Trajectory
 from pivotrl_jax.trajectories.tools import BASH_TOOL
 
@@ -30,16 +30,16 @@ def mini_swe_agent(row: Mapping[str, Any], source: str) -> Trajectory:
 
     A result whose `<returncode>` is not 0, or that timed out, is `failed`. Raises BadRow.
     """
-    messages = [message(entry) for entry in _entries(row) if entry.get("role") != "exit"]
-    if not any(each.calls for each in messages):
-        messages = [_with_fenced_command(each) for each in messages]
-    messages = [
+    said = messages(entry for entry in _entries(row) if entry.get("role") != "exit")
+    if not any(each.calls for each in said):
+        said = [_with_fenced_command(each) for each in said]
+    said = [
         dataclasses.replace(each, failed=_command_failed(each.content))
         if each.role in ("tool", "user")
         else each
-        for each in messages
+        for each in said
     ]
-    return trajectory(row, source, messages, "coding", (BASH_TOOL,))
+    return trajectory(row, source, said, "coding", (BASH_TOOL,))
 
 
 def swe_agent(row: Mapping[str, Any], source: str) -> Trajectory:
@@ -49,9 +49,9 @@ def swe_agent(row: Mapping[str, Any], source: str) -> Trajectory:
     pasted into the history (`is_demo`) are another trajectory and are left out. Raises BadRow.
     """
     kept = [entry for entry in _entries(row) if not entry.get("is_demo")]
-    messages = [_with_action(message(entry), entry) for entry in kept]
-    only_bash = all(call.name == "bash" for each in messages for call in each.calls)
-    return trajectory(row, source, messages, "coding", (BASH_TOOL,) if only_bash else ())
+    said = [_with_action(*pair) for pair in zip(messages(kept), kept, strict=True)]
+    only_bash = all(call.name == "bash" for each in said for call in each.calls)
+    return trajectory(row, source, said, "coding", (BASH_TOOL,) if only_bash else ())
 
 
 def openhands(row: Mapping[str, Any], source: str) -> Trajectory:
@@ -65,8 +65,8 @@ def openhands(row: Mapping[str, Any], source: str) -> Trajectory:
     reward = row.get("reward", row.get("resolved"))
     named = {"id": row.get("id") or row.get("trajectory_id")}
     full = {**row, **named, "tools": stated, "reward": reward}
-    messages = [_with_exit_code(message(entry)) for entry in _entries(row)]
-    return trajectory(full, source, messages, "coding")
+    said = [_with_exit_code(each) for each in messages(_entries(row))]
+    return trajectory(full, source, said, "coding")
 
 
 def _entries(row: Mapping[str, Any]) -> list[dict[str, Any]]:

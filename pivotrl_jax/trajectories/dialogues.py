@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.trajectories.parsing import BadRow, call, entries, objects, text, trajectory
+from pivotrl_jax.trajectories.results import Named, in_call_order
 from pivotrl_jax.trajectories.schema import Message, Role, Trajectory
 
 SPEAKERS: Mapping[str, Role] = MappingProxyType({"User": "user", "AI": "assistant"})
@@ -18,7 +19,8 @@ def tau2(row: Mapping[str, Any], source: str) -> Trajectory:
     state `system_prompt`, `tools`, and a solo run's `ticket`. Facts: "expected_actions", the
     benchmark's reference calls. Raises BadRow.
     """
-    messages = [each for entry in entries(row, "messages") for each in _seen_by_agent(entry)]
+    seen = (pair for entry in entries(row, "messages") for pair in _seen_by_agent(entry))
+    messages = in_call_order(seen)
     if prompt := _prompt(row):
         messages.insert(0, Message("system", prompt))
     environment, task = row.get("environment", "tau2"), row.get("task_id")
@@ -65,19 +67,21 @@ def api_bank(row: Mapping[str, Any], source: str) -> Trajectory:
     return trajectory(row, source, messages, "tool_use")
 
 
-def _seen_by_agent(entry: Mapping[str, Any]) -> list[Message]:
+def _seen_by_agent(entry: Mapping[str, Any]) -> list[Named]:
+    """Messages of an entry, with the ids of their calls or of the call they answer."""
     role, failed = entry.get("role"), bool(entry.get("error"))
     if role == "tool" and "tool_messages" in entry:
         return [each for part in entries(entry, "tool_messages") for each in _seen_by_agent(part)]
     if entry.get("requestor") == "user" or (role == "user" and _silent(entry)):
         return []
     if role == "tool":
-        return [Message("tool", text(entry.get("content")), failed=failed)]
+        return [(Message("tool", text(entry.get("content")), failed=failed), [entry.get("id")])]
     if role not in ("user", "assistant", "system"):
         raise BadRow("unknown_role")
     made = objects(entry.get("tool_calls") or [], "malformed_tool_calls")
     calls = tuple(call(each.get("name"), each.get("arguments")) for each in made)
-    return [Message(role, text(entry.get("content")), calls if role == "assistant" else ())]
+    ids = [each.get("id") for each in made]
+    return [(Message(role, text(entry.get("content")), calls if role == "assistant" else ()), ids)]
 
 
 def _silent(entry: Mapping[str, Any]) -> bool:

@@ -18,7 +18,8 @@ def json_digest(value: Any) -> bytes:
 
 def digest(message: Message) -> bytes:
     """Equal for equal messages."""
-    return json_digest([message.reasoning, message.failed, message.content, *_done(message)])
+    seen = [message.failed, message.answers, message.content]
+    return json_digest([message.reasoning, *seen, *_done(message)])
 
 
 def action_digest(message: Message) -> bytes:

@@ -15,7 +15,7 @@ from pivotrl_jax.trajectories.coding import (
 from pivotrl_jax.trajectories.dialogues import api_bank, tau2
 from pivotrl_jax.trajectories.intercode import intercode_bash, intercode_sql
 from pivotrl_jax.trajectories.nemo_gym import nemo_gym_pivot, nemo_gym_rollout, states_expert
-from pivotrl_jax.trajectories.parsing import BadRow, entries, message, trajectory
+from pivotrl_jax.trajectories.parsing import BadRow, entries, messages, trajectory
 from pivotrl_jax.trajectories.schema import Trajectory
 from pivotrl_jax.trajectories.search import fireact, webdancer
 from pivotrl_jax.trajectories.terminal import ATIF, atif, harness, terminus
@@ -26,8 +26,8 @@ def openai_chat(row: Mapping[str, Any], source: str) -> Trajectory:
 
     `source` is "file:line". Raises BadRow.
     """
-    messages = [message(entry) for entry in entries(row, "messages", "history")]
-    return trajectory(row, source, messages, "general")
+    said = messages(entries(row, "messages", "history"))
+    return trajectory(row, source, said, "general")
 
 
 FORMATS: Mapping[str, Callable[[Mapping[str, Any], str], Trajectory]] = MappingProxyType(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from pivotrl_jax.trajectories.schema import Trajectory
 
-MESSAGE_FIELDS = ("role", "content", "calls", "reasoning", "failed")
+MESSAGE_FIELDS = ("role", "content", "calls", "reasoning", "failed", "answers")
 FIELDS = ("task_id", "domain", "tools", "reward")
 
 

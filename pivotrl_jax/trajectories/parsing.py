@@ -7,6 +7,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
+from pivotrl_jax.trajectories.results import in_call_order
 from pivotrl_jax.trajectories.schema import Message, Role, ToolCall, Trajectory
 
 ROLES: Mapping[str, Role] = MappingProxyType(
@@ -59,6 +60,11 @@ def message(entry: Mapping[str, Any]) -> Message:
     )
 
 
+def messages(stated: Iterable[Mapping[str, Any]]) -> list[Message]:
+    """OpenAI chat messages; results stand in the order of the calls they answer. Raises BadRow."""
+    return in_call_order((message(entry), _ids(entry)) for entry in stated)
+
+
 def text(content: Any) -> str:
     """A string, null, or a list of parts that all have text. Raises BadRow."""
     if content is None:
@@ -78,6 +84,14 @@ def calls(stated: Any) -> tuple[ToolCall, ...]:
         return tuple(call(each["name"], each.get("arguments")) for each in functions)
     except (TypeError, KeyError, AttributeError):
         raise BadRow("malformed_tool_calls") from None
+
+
+def _ids(entry: Mapping[str, Any]) -> list[Any]:
+    """The ids of a message's calls, or the one that a result answers."""
+    if entry.get("role") == "tool":
+        return [entry.get("tool_call_id")]
+    calling = entry.get("role") == "assistant"
+    return [each.get("id") for each in entry.get("tool_calls") or ()] if calling else []
 
 
 def call(name: Any, arguments: Any) -> ToolCall:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pivotrl_jax.trajectories.parsing import ROLES, BadRow, call, text, too_deep
+from pivotrl_jax.trajectories.results import answered_calls, call_ids, in_call_order
 from pivotrl_jax.trajectories.schema import Message, ToolCall
 
 
@@ -14,38 +14,40 @@ def to_messages(items: Any) -> list[Message]:
     """Messages of Responses items (or of a bare string, which is a user's).
 
     Reasoning, text and calls in a row are one assistant turn; a new one begins with reasoning
-    after anything else, or with text after text or a call. Raises BadRow.
+    after anything else, or with text after text or a call. Results stand in the order of the calls
+    they answer. Raises BadRow.
     """
     if isinstance(items, str):
         return [Message("user", items)]
     if not isinstance(items, list):
         raise BadRow("empty_messages")
-    messages: list[Message] = []
+    named: list[tuple[Message, list[Any]]] = []
     for item in items:
         if not isinstance(item, dict):
             raise BadRow("malformed_message")
         fragment = _fragment(item)
-        if messages and _joins(messages[-1], fragment):
-            messages[-1] = _joined(messages[-1], fragment)
+        ids = [item.get("call_id")] if fragment.calls or fragment.role == "tool" else []
+        if named and _joins(named[-1][0], fragment):
+            last, before = named[-1]
+            named[-1] = _joined(last, fragment), before + ids
         else:
-            messages.append(fragment)
-    return messages
+            named.append((fragment, ids))
+    return in_call_order(named)
 
 
-def to_items(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def to_items(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Items in upstream's order: reasoning, then text, then calls; results carry their call's id.
 
     A tool message that answers no call is written as a user's, for an output needs a call.
     """
     items: list[dict[str, Any]] = []
-    waiting: deque[str] = deque()
-    for index, message in enumerate(messages):
+    for index, (message, answered) in enumerate(
+        zip(messages, answered_calls(messages), strict=True)
+    ):
         if message.role == "assistant":
-            ids = [f"call_{index}_{i}" for i in range(len(message.calls))]
-            waiting = deque(ids)
-            items += _assistant_items(message, index, ids)
-        elif message.role == "tool" and waiting:
-            output = {"call_id": waiting.popleft(), "output": message.content}
+            items += _assistant_items(message, index, call_ids(message, index))
+        elif answered is not None:
+            output = {"call_id": answered, "output": message.content}
             items.append({"type": "function_call_output", **output})
         else:
             role = "user" if message.role == "tool" else message.role

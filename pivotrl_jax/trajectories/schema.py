@@ -29,7 +29,9 @@ class Message:
     """One message of a dialogue.
 
     `calls` is filled on assistant messages only; `reasoning` is hidden thought that a source
-    stores apart from `content`; `failed` marks a tool result that reports an error.
+    stores apart from `content`; `failed` marks a tool result that reports an error, and `answers`
+    is the number of the call of the turn before that a result is of, where that is not the call
+    after the one that the result before it is of.
     """
 
     role: Role
@@ -37,6 +39,7 @@ class Message:
     calls: tuple[ToolCall, ...] = ()
     reasoning: str | None = None
     failed: bool = False
+    answers: int | None = None
 
     @property
     def action(self) -> Action:

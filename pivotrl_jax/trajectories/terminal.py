@@ -16,6 +16,7 @@ from pivotrl_jax.trajectories.parsing import (
     text,
     trajectory,
 )
+from pivotrl_jax.trajectories.results import Named, in_call_order
 from pivotrl_jax.trajectories.schema import Message, Role, Trajectory
 
 ATIF = "ATIF-v1."
@@ -64,22 +65,23 @@ def atif(document: Mapping[str, Any], source: str) -> Trajectory:
     Facts: "agent". Raises BadRow.
     """
     steps = entries(document, "steps")
-    messages: list[Message] = []
+    named: list[Named] = []
     pivots: dict[int, dict[str, Any]] = {}
     for step in steps:
         if step.get("source") == "agent" and not step.get("is_copied_context"):
-            pivots[len(messages)] = {}
-        messages += _step(step)
+            pivots[len(named)] = {}
+        named += _step(step)
+    messages = in_call_order(named)
     agent = document.get("agent")
     agent = agent if isinstance(agent, dict) else {}
-    named = {
+    stated = {
         "id": document.get("trajectory_id") or document.get("session_id"),
         "tools": agent.get("tool_definitions"),
         "domain": document.get("domain"),
     }
     copied = any(step.get("is_copied_context") for step in steps)
     return trajectory(
-        named,
+        stated,
         source,
         messages,
         "terminal",
@@ -98,27 +100,28 @@ def _without_thought(turn: Message) -> Message:
     return dataclasses.replace(turn, content=rest.lstrip(), reasoning=reasoning)
 
 
-def _step(step: Mapping[str, Any]) -> list[Message]:
+def _step(step: Mapping[str, Any]) -> list[Named]:
     role = SOURCES.get(str(step.get("source")))
     if role is None:
         raise BadRow("unknown_role")
     reasoning = step.get("reasoning_content")
-    made = tuple(
-        call(each.get("function_name"), each.get("arguments"))
-        for each in objects(step.get("tool_calls"), "malformed_tool_calls")
-    )
+    stated = objects(step.get("tool_calls"), "malformed_tool_calls")
+    made = tuple(call(each.get("function_name"), each.get("arguments")) for each in stated)
     turn = Message(
         role=role,
         content=text(step.get("message")),
         calls=made if role == "assistant" else (),
         reasoning=text(reasoning) if reasoning is not None else None,
     )
-    return [turn, *_observations(step, "tool" if made else "user")]
+    ids = [each.get("tool_call_id") for each in stated]
+    return [(turn, ids), *_observations(step, "tool" if made else "user")]
 
 
-def _observations(step: Mapping[str, Any], role: Role) -> list[Message]:
+def _observations(step: Mapping[str, Any], role: Role) -> list[Named]:
     observation = step.get("observation") or {}
     if not isinstance(observation, dict):
         raise BadRow("malformed_message")
     results = objects(observation.get("results"), "malformed_message")
-    return [Message(role, text(each.get("content"))) for each in results]
+    return [
+        (Message(role, text(each.get("content"))), [each.get("source_call_id")]) for each in results
+    ]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pivotrl_jax.trajectories.results import answered_calls, call_ids
 from pivotrl_jax.trajectories.schema import Message, Trajectory
 
 
@@ -35,18 +36,18 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
 
 def _entries(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
-    waiting: list[str] = []
-    for index, message in enumerate(messages):
+    for index, (message, answered) in enumerate(
+        zip(messages, answered_calls(messages), strict=True)
+    ):
         entry: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.reasoning is not None:
             entry["reasoning_content"] = message.reasoning
         if message.failed:
             entry["failed"] = True
         if message.calls:
-            waiting = [f"call_{index}_{i}" for i in range(len(message.calls))]
-            entry["tool_calls"] = _calls(message, waiting)
-        elif message.role == "tool" and waiting:
-            entry["tool_call_id"] = waiting.pop(0)
+            entry["tool_calls"] = _calls(message, call_ids(message, index))
+        if answered is not None:
+            entry["tool_call_id"] = answered
         entries.append(entry)
     return entries
 
