@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from pivotrl_jax.trajectories.responses import to_tools
 from pivotrl_jax.trajectories.schema import Trajectory
 
 MESSAGE_FIELDS = ("role", "content", "calls", "reasoning", "failed", "answers")
-FIELDS = ("task_id", "domain", "tools", "reward")
+FIELDS = ("task_id", "domain", "reward")
 
 
 def losses(originals: Iterable[Trajectory], copies: Iterable[Trajectory]) -> Counter[str]:
@@ -22,6 +23,7 @@ def losses(originals: Iterable[Trajectory], copies: Iterable[Trajectory]) -> Cou
             lost["trajectories"] += 1
             continue
         lost.update(name for name in FIELDS if getattr(copy, name) != getattr(original, name))
+        lost["tools"] += to_tools(copy.tools) != to_tools(original.tools)
         lost["messages"] += max(0, len(original.messages) - len(copy.messages))
         lost += _in_messages(original, copy) + _in_turns(original, copy)
     return +lost

@@ -73,6 +73,12 @@ def _tools(tools: Any) -> Iterator[str]:
         flat = isinstance(tool, dict) and tool.get("type") == "function"
         if not flat or not isinstance(tool.get("name"), str):
             yield "a tool is not a flat function schema with a name"
+            continue
+        # Upstream's type lets both be null, not absent.
+        if not isinstance(tool.get("parameters", ""), dict | None):
+            yield f"tool {tool['name']} has no parameters"
+        if not isinstance(tool.get("strict", ""), bool | None):
+            yield f"tool {tool['name']} does not say whether it is strict"
 
 
 def _items(items: Any) -> Iterator[str]:

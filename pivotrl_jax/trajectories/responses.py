@@ -3,11 +3,16 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.trajectories.parsing import ROLES, BadRow, call, text, too_deep
 from pivotrl_jax.trajectories.results import answered_calls, call_ids, in_call_order
 from pivotrl_jax.trajectories.schema import Message, ToolCall
+
+NO_PARAMETERS: Mapping[str, Any] = MappingProxyType(
+    {"parameters": {"type": "object", "properties": {}}}
+)
 
 
 def to_messages(items: Any) -> list[Message]:
@@ -71,8 +76,14 @@ def read_call(item: Mapping[str, Any]) -> ToolCall:
 
 
 def to_tools(schemas: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Flat Responses tools of OpenAI chat schemas."""
-    return [{"type": "function", **schema.get("function", schema)} for schema in schemas]
+    """Flat Responses tools of OpenAI chat schemas.
+
+    Responses asks for parameters and `strict`, which chat schemas may leave out: none, and false.
+    """
+    return [
+        {"type": "function", "strict": False, **NO_PARAMETERS, **schema.get("function", schema)}
+        for schema in schemas
+    ]
 
 
 def from_tools(stated: Any) -> list[dict[str, Any]]:

@@ -125,6 +125,12 @@ def test_losses_by_name() -> None:
         "reasoning of a message": 1,
         "fact 'db' of a turn": 1,
     }
+    for parameters in ({}, {"parameters": {"type": "object", "properties": {}}, "strict": False}):
+        tool = {"type": "function", "function": {"name": "ls", **parameters}}
+        told = dataclasses.replace(whole, tools=(tool,))
+        bare_tool = {"type": "function", "function": {"name": "ls"}}
+        assert losses([told], [dataclasses.replace(whole, tools=(bare_tool,))]) == {}
+        assert losses([told], [whole]) == {"tools": 1}
     unmarked = dataclasses.replace(whole, pivots={})
     assert losses([whole], [unmarked]) == {"turns that may become candidates": 1}
 

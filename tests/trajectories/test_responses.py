@@ -135,5 +135,21 @@ def test_real_rows_come_back(carried: Rows) -> None:
         assert to_tools(from_tools(request["tools"])) == request["tools"]
 
 
+@pytest.mark.parametrize(
+    "tool",
+    [{"name": "ls"}, {"name": "ls", "parameters": {"type": "object"}}, {"name": "a", "strict": 1}],
+)
+def test_tools_say_what_responses_asks_for(tool: dict[str, Any]) -> None:
+    none = {"type": "object", "properties": {}}
+    for schema in (tool, {"type": "function", "function": tool}):
+        (written,) = to_tools([schema])
+        assert written == {
+            "type": "function",
+            "name": tool["name"],
+            "parameters": tool.get("parameters", none),
+            "strict": tool.get("strict", False),
+        }
+
+
 def test_a_result_without_a_call_is_a_users() -> None:
     assert to_items([Message("tool", "a")]) == [{"type": "message", "role": "user", "content": "a"}]
