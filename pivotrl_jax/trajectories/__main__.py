@@ -1,6 +1,7 @@
 """python -m pivotrl_jax.trajectories convert --from F --to F IN OUT, or inspect IN."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for line in _run(options):
             print(line)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; the interpreter must not flush into it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.trajectories import files
 from pivotrl_jax.trajectories.losses import losses
 from pivotrl_jax.trajectories.nemo_gym_rows import RowSettings, write_nemo_gym
 from pivotrl_jax.trajectories.readers import read
@@ -33,6 +34,7 @@ def convert(
     statistics of its profile. Returns the lines of a report. Raises UserError.
     """
     quarantine = target.with_name(f"{target.name}.quarantine.jsonl")
+    _check_paths(source, target, quarantine)
     trajectories, audit = read(source, fmt, quarantine)
     lines = [f"read     {audit.read} of {audit.lines} rows as {len(trajectories)} trajectories"]
     if audit.quarantined:
@@ -78,6 +80,18 @@ def selected_rewards(run: Path) -> dict[str, list[float]]:
         if sample["candidate_id"] in rewards and sample["reward"] is not None:
             rewards[sample["candidate_id"]].append(sample["reward"])
     return rewards
+
+
+def _check_paths(source: str, *targets: Path) -> None:
+    """Raises UserError where what is written would replace what is read, or not be lines."""
+    inputs = files.find(source)
+    for target in targets:
+        if target.is_dir():
+            raise UserError(f"{target} is a directory: name a file in it")
+        if target.exists() and any(target.samefile(each) for each in inputs):
+            raise UserError(f"{target} is both input and output: write to another file")
+        if target.suffix in files.DOCUMENTS:
+            raise UserError(f"{target} would be one document: give it a name that ends in .jsonl")
 
 
 def _write_pivots(

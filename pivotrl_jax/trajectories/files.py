@@ -1,11 +1,13 @@
-"""Lines of plain, gzip and zstandard files, one at a time and as bytes."""
+"""Lines of plain, gzip and zstandard files, one at a time and as bytes; such files for writing."""
 
+import contextlib
 import dataclasses
 import glob
+import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import zstandard
 
@@ -13,6 +15,8 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.trajectories.contexts import is_contexts
 
 PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.traj")
+# One row is the whole of such a file.
+DOCUMENTS = (".json", ".traj")
 BLOCK_BYTES = 1 << 16
 GZIP_WBITS = 31
 
@@ -55,12 +59,31 @@ def lines(file: Path) -> Iterator[Line]:
     """
     try:
         with file.open("rb") as raw:
-            if file.suffix in (".json", ".traj"):
+            if file.suffix in DOCUMENTS:
                 yield Line(str(file), 1, raw.read())
             else:
                 yield from _split(str(file), _chunks(raw, file.suffix))
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): check the file") from error
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[TextIO]:
+    """`file` opened for new text, in a folder that is made; compressed if its name says so.
+
+    Raises UserError if it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(file) as out:
+            yield out
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}): check the path") from error
+
+
+def _opened(file: Path) -> TextIO:
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstandard.open}
+    return cast(TextIO, openers.get(file.suffix, open)(file, "wt", encoding="utf-8"))
 
 
 def _split(file: str, chunks: Iterator[bytes]) -> Iterator[Line]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pivotrl_jax.trajectories import files
 from pivotrl_jax.trajectories.nemo_gym_rules import TERMINUS, validate
 from pivotrl_jax.trajectories.responses import call_item, to_items, to_tools
 from pivotrl_jax.trajectories.schema import Candidate, Message, Trajectory
@@ -43,8 +44,7 @@ def write_nemo_gym(
     """
     skipped: Counter[str] = Counter()
     written = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as out:
+    with files.writing(path) as out:
         for trajectory, candidate in candidates:
             row = pivot_row(trajectory, candidate.message, settings)
             row |= profile_fields((rewards or {}).get(candidate.id, ()), settings.pass_threshold)

@@ -163,9 +163,8 @@ def _rejected(line: files.Line, reason: str) -> Rejected:
 
 
 def _write_quarantine(rejected: list[Rejected], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rejected)
-    path.write_text(text, encoding="utf-8")
+    with files.writing(path) as out:
+        out.writelines(json.dumps(dataclasses.asdict(row)) + "\n" for row in rejected)
 
 
 def _nothing_read(path: str | Path, reasons: Counter[str]) -> str:

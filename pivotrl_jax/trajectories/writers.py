@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pivotrl_jax.trajectories import files
 from pivotrl_jax.trajectories.results import answered_calls, call_ids
 from pivotrl_jax.trajectories.schema import Message, Trajectory
 
 
 def write_openai_chat(trajectories: Iterable[Trajectory], path: Path) -> None:
     """Writes one JSON object per line; `openai_chat` reads all but `source` back unchanged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as out:
+    with files.writing(path) as out:
         for trajectory in trajectories:
             out.write(json.dumps(_row(trajectory), ensure_ascii=False) + "\n")
 

@@ -3,7 +3,10 @@
 import dataclasses
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pivotrl_jax.trajectories import EVERY_TURN, Message, ToolCall, Trajectory, candidates, read
+from pivotrl_jax.trajectories import (
+    EVERY_TURN,
+    Message,
+    ToolCall,
+    Trajectory,
+    candidates,
+    files,
+    read,
+)
 from pivotrl_jax.trajectories.__main__ import main
 from pivotrl_jax.trajectories.losses import losses
 from pivotrl_jax.trajectories.nemo_gym_rules import validate
 
 Write = Callable[..., Path]
 DATA = Path(__file__).parents[2] / "experiments" / "data"
+GOOD = {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yo."}]}
 EXAMPLES = Path(__file__).parent / "data"
 FILES = [
     DATA / "swe/sweagent_demonstrations.jsonl.gz",
@@ -136,14 +148,66 @@ def test_losses_by_name() -> None:
 
 
 def test_bad_rows_are_set_aside(write: Write, tmp_path: Path, capsys: Any) -> None:
-    good = {
-        "messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yo."}]
-    }
-    path, out = write(good, b"{", {"messages": []}), tmp_path / "out" / "chat.jsonl"
+    path, out = write(GOOD, b"{", {"messages": []}), tmp_path / "out" / "chat.jsonl"
     assert main(["convert", "--to", "openai_chat", str(path), str(out)]) == 0
     assert "bad      1 not_json, 1 empty_messages" in capsys.readouterr().out
     quarantine = out.with_name("chat.jsonl.quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in quarantine] == [2, 3]
+
+
+@pytest.mark.parametrize("to", ["openai_chat", "nemo_gym"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_what_is_called_compressed_is(ending: str, to: str, tmp_path: Path) -> None:
+    plain, out = tmp_path / "plain.jsonl", tmp_path / f"rows.jsonl{ending}"
+    for path in (plain, out):
+        assert main(["convert", "--to", to, str(FILES[2]), str(path)]) == 0
+    magic = {"": plain.read_bytes()[:4], ".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}[ending]
+    assert out.read_bytes().startswith(magic)
+    assert list(files.lines(out))[-1].data == list(files.lines(plain))[-1].data
+    assert len(out.read_bytes()) < len(plain.read_bytes()) / 3 or not ending
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("rows.jsonl", "rows.jsonl"),
+        ("rows.jsonl", "link.jsonl"),
+        ("*.jsonl", "rows.jsonl"),
+        (".", "rows.jsonl"),
+        # Bad rows would be written over it.
+        ("out.quarantine.jsonl", "out"),
+        ("rows.jsonl", "folder"),
+        ("rows.jsonl", "rows.jsonl/out.jsonl"),
+        ("rows.jsonl", "out.json"),
+    ],
+)
+def test_nothing_is_written_where_it_must_not_be(
+    source: str, target: str, tmp_path: Path, write: Write, capsys: Any
+) -> None:
+    write(GOOD, b"{")
+    write(GOOD, b"{", name="out.quarantine.jsonl")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "rows.jsonl")
+    (tmp_path / "folder").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.glob("*") if path.is_file()}
+    command = ["convert", "--to", "openai_chat", str(tmp_path / source), str(tmp_path / target)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert target.rpartition("/")[2] in error
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*") if path.is_file()}
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "pivotrl_jax.trajectories", "inspect"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*command, str(DATA / "tool_use/tau2_sft_v1_small.jsonl.gz")],
+        stdout=writing, stderr=subprocess.PIPE, cwd=DATA.parents[1], check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def work_directory(path: Path, selected: dict[str, bool], rewards: dict[str, list[Any]]) -> Path:
