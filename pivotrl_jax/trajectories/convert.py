@@ -12,6 +12,7 @@ from pivotrl_jax.trajectories.losses import losses
 from pivotrl_jax.trajectories.nemo_gym_rows import RowSettings, write_nemo_gym
 from pivotrl_jax.trajectories.readers import read
 from pivotrl_jax.trajectories.schema import Candidate, Trajectory
+from pivotrl_jax.trajectories.summary import folded
 from pivotrl_jax.trajectories.turns import EVERY_TURN, candidates
 from pivotrl_jax.trajectories.writers import write_openai_chat
 
@@ -37,6 +38,7 @@ def convert(
     _check_paths(source, target, quarantine)
     trajectories, audit = read(source, fmt, quarantine)
     lines = [f"read     {audit.read} of {audit.lines} rows as {len(trajectories)} trajectories"]
+    lines += folded(audit, width=8)
     if audit.quarantined:
         lines.append(f"bad      {_listed(Counter(audit.reasons))}: see {quarantine}")
     else:

@@ -1,5 +1,6 @@
 """Short names of messages, by content."""
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -32,11 +33,15 @@ def action_digest(message: Message) -> bytes:
 
 
 def prefix_digests(messages: tuple[Message, ...]) -> list[bytes]:
-    """For each message, one digest of everything up to and with it, without reasoning."""
+    """For each message, one digest of everything up to and with it.
+
+    Without reasoning and without text beside calls, neither of which a label has.
+    """
     state = hashlib.blake2b(digest_size=BYTES)
     found = []
     for message in messages:
-        state.update(action_digest(message))
+        bare = dataclasses.replace(message, content="") if message.calls else message
+        state.update(action_digest(bare))
         found.append(state.copy().digest())
     return found
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pivotrl_jax.trajectories.digests import action_digest, digest, json_digest
 from pivotrl_jax.trajectories.schema import Facts, Message, Trajectory
@@ -12,7 +13,8 @@ from pivotrl_jax.trajectories.schema import Facts, Message, Trajectory
 class Sharing:
     """What folding achieved: messages of all rows, and of the trajectories that hold them.
 
-    `repeated` rows had the history and the action of another one and are left out.
+    `repeated` rows had the history and the action of another one of the same trajectory and are
+    left out.
     """
 
     rows: int
@@ -46,8 +48,8 @@ class _Trie:
         self._roots: dict[bytes, int] = {}
 
     def root(self, row: Trajectory) -> int:
-        """Rows of another task, or with other tools, are not of one trajectory, even if alike."""
-        key = json_digest([row.task_id, row.domain, list(row.tools)])
+        """Rows of another task or trajectory, or with other tools, stay apart, even if alike."""
+        key = json_digest([row.task_id, row.domain, list(row.tools), _trajectory(row)])
         # Negative, so that no node has it.
         return self._roots.setdefault(key, -1 - len(self._roots))
 
@@ -90,7 +92,8 @@ def fold(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], Sharing]
 
     A pivot row is a trajectory whose one pivot is its last message. Rows whose history and action
     begin another row's history become further pivots of that one, each with its own facts; a
-    history that rewrites earlier turns stays apart. A folded trajectory is named by the
+    history that rewrites earlier turns stays apart, and so do rows that state the ids of different
+    trajectories. A folded trajectory is named by the
     `trajectory_id` of its rows where no other has it. Time and memory are linear in the text.
     """
     whole: list[tuple[int, Trajectory]] = []
@@ -118,6 +121,14 @@ def fold(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], Sharing]
     )
     # An index is that of a row, so no two are equal.
     return [each for _, each in sorted(whole + folded, key=lambda pair: pair[0])], sharing
+
+
+def _trajectory(row: Trajectory) -> Any:
+    """The trajectory that a row says it was cut from, if it does."""
+    facts = _facts(row)
+    metadata = facts.get("metadata")
+    beside = metadata.get("source_trajectory_uid") if isinstance(metadata, dict) else None
+    return facts.get("trajectory_id", beside)
 
 
 def _is_row(trajectory: Trajectory) -> bool:

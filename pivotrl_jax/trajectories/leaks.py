@@ -12,8 +12,9 @@ def check_leaks(train: Iterable[Trajectory], heldout: Iterable[Trajectory]) -> N
     """Raises UserError when a trajectory of each part begins with the same turns.
 
     That is: with the same prompt (everything up to the first message of a user) and the same turn
-    of the assistant after it, by content; ids, reasoning and white space at the ends are not
-    looked at. It finds copies, rows cut from one trajectory, and runs that went the same way.
+    of the assistant after it, by content; ids, reasoning, text beside calls and white space at
+    the ends are not looked at. It finds copies, rows cut from one trajectory, and runs that went
+    the same way.
     """
     held = {key: each for each in heldout for key in _beginnings(each)}
     for each in train:

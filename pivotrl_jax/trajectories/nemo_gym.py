@@ -8,7 +8,7 @@ from typing import Any
 from pivotrl_jax.trajectories.parsing import BadRow, prompt_task, text, trajectory
 from pivotrl_jax.trajectories.responses import from_tools, read_call, to_messages
 from pivotrl_jax.trajectories.schema import Message, Trajectory
-from pivotrl_jax.trajectories.terminal import harness
+from pivotrl_jax.trajectories.terminal import harness, without_thought
 
 # What the messages and tools of the trajectory hold; everything else of a row is a fact.
 DIALOGUE = frozenset({"responses_create_params", "expected_action", "expected_answer", "response"})
@@ -49,7 +49,7 @@ def nemo_gym_rollout(row: Mapping[str, Any], source: str) -> Trajectory:
     response = row.get("response", row)
     if not isinstance(response, dict) or "output" not in response:
         raise BadRow("no_response")
-    messages = [*_history(request), *to_messages(response.get("output"))]
+    messages = [*_history(request), *_turns(response.get("output"))]
     stated = _stated(row, request, messages)
     named = {**stated, "reward": row.get("reward")}
     facts = {"harness": row["harness"]} if "harness" in row else {}
@@ -71,7 +71,12 @@ def _request(row: Mapping[str, Any]) -> dict[str, Any]:
 def _history(request: Mapping[str, Any]) -> list[Message]:
     said = text(request.get("instructions"))
     instructions = [Message("system", said)] if said else []
-    return instructions + to_messages(request.get("input"))
+    return instructions + _turns(request.get("input"))
+
+
+def _turns(items: Any) -> list[Message]:
+    """Messages of items; a thought that stands in the text is reasoning, as labels lack it."""
+    return [without_thought(each) for each in to_messages(items)]
 
 
 def _stated(
@@ -113,7 +118,8 @@ def _expert(row: Mapping[str, Any]) -> Message:
     # The image-tools family states a call without saying that it is one.
     kind = gold.get("type", "function_call" if "name" in gold else None)
     if kind == "message":
-        return _with_provenance(Message("assistant", text(gold.get("content"))), row)
+        said = without_thought(Message("assistant", text(gold.get("content"))))
+        return _with_provenance(said, row)
     stated = gold.get("calls") if kind == "function_call_batch" else [gold]
     if kind not in CALLS or not isinstance(stated, list) or not stated:
         raise BadRow("malformed_expected_action")
@@ -141,7 +147,7 @@ def _with_provenance(expert: Message, row: Mapping[str, Any]) -> Message:
     return dataclasses.replace(
         expert,
         content=said if expert.calls and isinstance(said, str) else expert.content,
-        reasoning=thought if isinstance(thought, str) else None,
+        reasoning=thought if isinstance(thought, str) else expert.reasoning,
     )
 
 

@@ -39,19 +39,24 @@ def summary(trajectories: Sequence[Trajectory], audit: ReadAudit) -> list[str]:
     ]
 
 
+def folded(audit: ReadAudit, width: int = 13) -> list[str]:
+    """A line, named in `width` characters, on what became of pivot rows; none without any."""
+    share = audit.sharing
+    if share is None:
+        return []
+    return [
+        f"{'folded':<{width}} {share.rows} pivot rows into {share.trajectories} trajectories "
+        f"({share.repeated} repeated); {share.row_messages} messages are {share.kept_messages}"
+    ]
+
+
 def _rows(audit: ReadAudit) -> list[str]:
-    lines = [
+    return [
         f"rows          {audit.lines}: {audit.read} read, {audit.quarantined} bad, "
         f"{audit.blank} blank" + _listed("; bad: ", Counter(audit.reasons)),
         f"formats       {_listed('', Counter(audit.formats))}",
+        *folded(audit),
     ]
-    if audit.sharing is not None:
-        share = audit.sharing
-        lines.append(
-            f"folded        {share.rows} pivot rows into {share.trajectories} trajectories "
-            f"({share.repeated} repeated); {share.row_messages} messages are {share.kept_messages}"
-        )
-    return lines
 
 
 def _kind(turn: Message) -> str:

@@ -31,7 +31,7 @@ def terminus(row: Mapping[str, Any], source: str) -> Trajectory:
     Turns stay text, as the verifiers compare them; thought in think tags before one is its
     reasoning. Turns that are no such object are history only. Facts: "harness". Raises BadRow.
     """
-    messages = [_without_thought(message(entry)) for entry in entries(row, "messages")]
+    messages = [without_thought(message(entry)) for entry in entries(row, "messages")]
     turns = [i for i, each in enumerate(messages) if each.role == "assistant"]
     kinds = {i: harness(messages[i].content) for i in turns}
     valid: dict[int, dict[str, Any]] = {i: {} for i, kind in kinds.items() if kind}
@@ -55,6 +55,16 @@ def harness(answer: str) -> str | None:
     if "state_analysis" in value:
         return "terminus_1"
     return "terminus_2" if "analysis" in value else None
+
+
+def without_thought(turn: Message) -> Message:
+    """An assistant turn with what stands before `</think>` as its reasoning, not in its text."""
+    thought, closed, rest = turn.content.partition("</think>")
+    if turn.role != "assistant" or not closed:
+        return turn
+    said = [turn.reasoning] if turn.reasoning else []
+    reasoning = "\n".join([*said, thought.strip().removeprefix("<think>").strip()])
+    return dataclasses.replace(turn, content=rest.lstrip(), reasoning=reasoning)
 
 
 def atif(document: Mapping[str, Any], source: str) -> Trajectory:
@@ -90,14 +100,6 @@ def atif(document: Mapping[str, Any], source: str) -> Trajectory:
         # Every document of a job is called trajectory.json, so its name tells no task.
         task=prompt_task(messages),
     )
-
-
-def _without_thought(turn: Message) -> Message:
-    thought, closed, rest = turn.content.partition("</think>")
-    if turn.role != "assistant" or not closed:
-        return turn
-    reasoning = thought.strip().removeprefix("<think>").strip()
-    return dataclasses.replace(turn, content=rest.lstrip(), reasoning=reasoning)
 
 
 def _step(step: Mapping[str, Any]) -> list[Named]:

@@ -87,10 +87,8 @@ def test_pivot_rows_hold_every_turn_that_is_written(full: Path, tmp_path: Path) 
     originals = {each.id: each for each in read(file)[0]}
     copies, audit = read(out)
     assert audit.sharing is not None
-    # Two of BFCL's tasks ask and answer the same.
-    repeated = 1 if file.name.startswith("bfcl_multi") else 0
-    assert audit.sharing.repeated == repeated
-    assert sum(len(copy.pivots or {}) for copy in copies) == len(rows) - repeated
+    assert audit.sharing.repeated == 0
+    assert sum(len(copy.pivots or {}) for copy in copies) == len(rows)
     for copy in copies:
         original = originals[copy.id]
         assert (copy.task_id, copy.domain) == (original.task_id, original.domain)
@@ -104,7 +102,7 @@ def test_pivot_rows_hold_every_turn_that_is_written(full: Path, tmp_path: Path) 
     assert main(["convert", *options, str(out), str(again)]) == 0
     written = set(again.read_text().splitlines())
     assert written <= set(out.read_text().splitlines())
-    assert len(written) == len(rows) - repeated
+    assert len(written) == len(rows)
 
 
 def test_what_rows_cannot_hold_is_counted(tmp_path: Path, capsys: Any) -> None:
@@ -208,6 +206,15 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_repeated_rows_are_told(write: Write, tmp_path: Path, capsys: Any) -> None:
+    rows = gzip.decompress(FILES[-2].read_bytes()).splitlines()[:3]
+    path, out = write(*rows, rows[1]), tmp_path / "out.jsonl"
+    assert main(["convert", "--to", "nemo_gym", str(path), str(out)]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["folded"].startswith("4 pivot rows into ")
+    assert "(1 repeated)" in lines["folded"]
 
 
 def work_directory(path: Path, selected: dict[str, bool], rewards: dict[str, list[Any]]) -> Path:

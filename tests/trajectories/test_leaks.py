@@ -8,11 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.trajectories import Message, Trajectory, check_leaks, join_tasks, read, split
+from pivotrl_jax.trajectories import (
+    Message,
+    ToolCall,
+    Trajectory,
+    check_leaks,
+    join_tasks,
+    read,
+    split,
+)
 
 DATA = Path(__file__).parents[2] / "experiments" / "data"
 SYSTEM, GREETING = Message("system", "Be kind."), Message("assistant", "Hi!")
 USER, LOOK = Message("user", "Fix it."), Message("assistant", "I look.")
+CALL = Message("assistant", "", (ToolCall("ls", {}),))
 SEEN, DONE = Message("user", "a"), Message("assistant", "Done.")
 
 
@@ -30,6 +39,8 @@ def story(*messages: Message, task: str = "t") -> Trajectory:
         ((SYSTEM, GREETING, USER, LOOK), (SYSTEM, GREETING, USER, LOOK, SEEN, DONE)),
         ((USER, dataclasses.replace(LOOK, reasoning="So.")), (USER, LOOK)),
         ((USER, dataclasses.replace(LOOK, content="I look.\n")), (USER, LOOK)),
+        # A label has the call only.
+        ((USER, CALL), (USER, dataclasses.replace(CALL, content="I look."), SEEN, DONE)),
     ],
 )
 def test_leaks(one: tuple[Message, ...], other: tuple[Message, ...]) -> None:
@@ -43,6 +54,7 @@ def test_leaks(one: tuple[Message, ...], other: tuple[Message, ...]) -> None:
     ("one", "other"),
     [
         ((USER, LOOK), (USER, DONE)),
+        ((USER, CALL), (USER, dataclasses.replace(CALL, calls=(ToolCall("cd", {}),)))),
         ((USER, LOOK), (Message("user", "Fix this."), LOOK)),
         ((SYSTEM, GREETING, USER, LOOK), (SYSTEM, GREETING, SEEN, LOOK)),
         ((SYSTEM, USER, LOOK), (USER, LOOK)),

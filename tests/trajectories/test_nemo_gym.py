@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from pivotrl_jax.errors import UserError
 from pivotrl_jax.trajectories import (
     EVERY_TURN,
     Message,
     ToolCall,
     candidates,
+    check_leaks,
+    fold,
 )
 from pivotrl_jax.trajectories.formats import detect
 from pivotrl_jax.trajectories.nemo_gym import nemo_gym_pivot, nemo_gym_rollout
@@ -113,6 +116,39 @@ def test_terminus_answers_tell_their_harness(carried: Rows) -> None:
     found = [nemo_gym_pivot(r, "a:1") for r in carried("nemo_gym_terminus_judge_examples")]
     assert {t.before(len(t.messages) - 1).facts["harness"] for t in found} == {"terminus_1"}
     assert {t.domain for t in found} == {"terminal"}
+
+
+@pytest.mark.parametrize("said", ["<think>\nSo.\n</think>\n\nDone.", "So.</think>Done.", "Done."])
+def test_a_thought_in_the_text_is_reasoning(said: str) -> None:
+    history = [
+        {"role": "user", "content": "<think>No.</think>Go."},
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": "On."},
+    ]
+    request = {"responses_create_params": {"input": history, "tools": []}}
+    label = {"expected_action": {"type": "message", "content": said}}
+    found = nemo_gym_pivot({**ROW, **request, **label}, "a:1").messages
+    thought = None if said == "Done." else "So."
+    assert found[0].content == "<think>No.</think>Go."
+    assert found[1] == found[3] == Message("assistant", "Done.", reasoning=thought)
+    assert nemo_gym_rollout({"input": "Go.", "output": history[1:]}, "a:1").messages[1] == found[1]
+
+
+def test_rows_whose_histories_keep_thoughts_fold_and_are_seen(carried: Rows) -> None:
+    row = carried("nemo_gym_terminus_judge_examples")[0]
+    answer = row["expected_answer"]
+    # With the task only, so that no other turn is alike.
+    request = {"input": row["responses_create_params"]["input"][:1]}
+    first = {**row, "responses_create_params": request}
+    said = {"role": "assistant", "content": f"<think>So.</think>{answer}"}
+    asked = [*request["input"], said, {"role": "user", "content": "a"}]
+    longer = {**first, "responses_create_params": {**request, "input": asked}}
+    rows = [nemo_gym_pivot(row, f"a:{i}") for i, row in enumerate((first, longer))]
+    (found,), sharing = fold(rows)
+    assert (sharing.repeated, len(found.pivots or {})) == (0, 2)
+    assert [m.content for m in found.messages if m.role == "assistant"] == [answer, answer]
+    with pytest.raises(UserError, match="begin with the same turns"):
+        check_leaks(rows[:1], rows[1:])
 
 
 def test_declared_tools_and_order_of_other_harnesses(carried: Rows) -> None:
