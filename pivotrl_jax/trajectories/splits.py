@@ -2,11 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.trajectories.schema import Candidate, Trajectory
+from pivotrl_jax.trajectories.schema import Candidate, Facts, Trajectory
 
 Split = Literal["train", "heldout"]
 
@@ -32,16 +32,28 @@ def split(task_ids: Iterable[str], heldout_share: float, seed: int) -> dict[str,
 def group(trajectory: Trajectory, by: str) -> str:
     """What is never split: the trajectory's task, or where `by` is not "task_id", that fact.
 
-    Raises UserError where the trajectory does not state the fact.
+    The fact is the trajectory's own, or that of all its pivots. Raises UserError where there is no
+    such one.
     """
     if by == "task_id":
         return trajectory.task_id
-    if by not in trajectory.facts:
+    shared = {**_shared(trajectory.pivots), **trajectory.facts}
+    if by not in shared:
         raise UserError(
-            f"{trajectory.source} states no {by!r}, by which data.split_by wants to split: "
-            f"use one of {', '.join(['task_id', *trajectory.facts])}"
+            f"{trajectory.source} states no one {by!r}, by which data.split_by wants to split: "
+            f"use one of {', '.join(['task_id', *shared])}"
         )
-    return str(trajectory.facts[by])
+    return str(shared[by])
+
+
+def _shared(pivots: Mapping[int, Facts] | None) -> Facts:
+    """The facts that all pivots state alike."""
+    first, *others = (pivots or {}).values() or ({},)
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in facts and facts[name] == value for facts in others)
+    }
 
 
 def check_disjoint(candidates: Iterable[Candidate], trajectories: Iterable[Trajectory]) -> None:

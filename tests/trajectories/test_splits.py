@@ -66,8 +66,20 @@ def test_seed_and_stability(mini: list[Trajectory]) -> None:
 def test_groups_are_tasks_or_a_stated_fact() -> None:
     row = Trajectory("a", (), "7", "coding", "a.jsonl:3", facts={"db": "world_1", "fs": 2})
     assert [group(row, by) for by in ("task_id", "db", "fs")] == ["7", "world_1", "2"]
-    with pytest.raises(UserError, match=r"a\.jsonl:3 states no 'dbs'.*task_id, db, fs"):
+    with pytest.raises(UserError, match=r"a\.jsonl:3 states no one 'dbs'.*task_id, db, fs"):
         group(row, "dbs")
+
+
+def test_groups_are_what_all_pivots_state() -> None:
+    row = Trajectory("a", (), "7", "coding", "a.jsonl:3", facts={"db": "world_1"})
+    own = {"trajectory_id": 12, "db": "other"}
+    rows = dataclasses.replace(row, pivots={1: {**own, "turn": 1, "a": 0}, 3: {**own, "turn": 3}})
+    assert [group(rows, by) for by in ("task_id", "trajectory_id", "db")] == ["7", "12", "world_1"]
+    for by in ("turn", "a"):
+        with pytest.raises(UserError, match=rf"states no one '{by}'.*task_id, trajectory_id, db\b"):
+            group(rows, by)
+    with pytest.raises(UserError, match="use one of task_id, db"):
+        group(dataclasses.replace(row, pivots={}), "turn")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
