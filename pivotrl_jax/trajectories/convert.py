@@ -63,11 +63,12 @@ def selected_rewards(run: Path) -> dict[str, list[float]]:
     """The rewards of each selected candidate of a finished run, by candidate id.
 
     Reads `select/table.parquet` and `profile/train/samples-*.parquet`. Samples with an error have
-    no reward and are left out. Raises UserError if they are not there.
+    no reward and are left out. The ids are those of the data: a run on several domains puts theirs
+    before them. Raises UserError if the files are not there, or two domains chose the same id.
     """
     try:
         table = pq.read_table(
-            run / "select" / "table.parquet", columns=["candidate_id", "selected"]
+            run / "select" / "table.parquet", columns=["candidate_id", "selected", "domain"]
         )
         chunks = sorted((run / "profile" / "train").glob("samples-*.parquet"))
         samples = pq.read_table(chunks, columns=["candidate_id", "reward"])
@@ -81,7 +82,18 @@ def selected_rewards(run: Path) -> dict[str, list[float]]:
     for sample in samples.to_pylist():
         if sample["candidate_id"] in rewards and sample["reward"] is not None:
             rewards[sample["candidate_id"]].append(sample["reward"])
-    return rewards
+    several = len(set(table["domain"].to_pylist())) > 1
+    return _without_domains(rewards, run) if several else rewards
+
+
+def _without_domains(rewards: dict[str, list[float]], run: Path) -> dict[str, list[float]]:
+    own = {name.partition("/")[2]: each for name, each in rewards.items()}
+    if len(own) < len(rewards):
+        raise UserError(
+            f"two domains of {run} selected pivots of the same id: run each domain by itself, or "
+            "give the trajectories of each an `id` of their own"
+        )
+    return own
 
 
 def _check_paths(source: str, *targets: Path) -> None:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import gzip
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +218,20 @@ def test_repeated_rows_are_told(write: Write, tmp_path: Path, capsys: Any) -> No
     assert "(1 repeated)" in lines["folded"]
 
 
-def work_directory(path: Path, selected: dict[str, bool], rewards: dict[str, list[Any]]) -> Path:
+def work_directory(
+    path: Path,
+    selected: dict[str, bool],
+    rewards: dict[str, list[Any]],
+    domains: Sequence[str] = "d",
+) -> Path:
+    """What a run leaves; `domains` in turn are those of the candidates."""
     (path / "select").mkdir(parents=True)
     (path / "profile" / "train").mkdir(parents=True)
-    table = pa.table({"candidate_id": list(selected), "selected": list(selected.values())})
+    table = pa.table({
+        "candidate_id": list(selected),
+        "selected": list(selected.values()),
+        "domain": list(itertools.islice(itertools.cycle(domains), len(selected))),
+    })  # fmt: skip
     pq.write_table(table, path / "select" / "table.parquet")
     pairs = [(name, reward) for name, own in rewards.items() for reward in own]
     samples = pa.table({
@@ -251,6 +262,31 @@ def test_selected_pivots_of_a_run_with_their_pass_rates(tmp_path: Path, capsys: 
     ]
     assert {row["agent_ref"]["name"] for row in rows} == {"mine"}
     assert "not_selected" in capsys.readouterr().out
+
+
+def test_a_run_on_several_domains(tmp_path: Path, capsys: Any) -> None:
+    # Ids of trajectories may hold slashes, and a domain may have one that looks like another's.
+    row = {**GOOD, "id": "a/b"}
+    file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    file.write_text(json.dumps(row))
+    command = ["convert", "--to", "nemo_gym", str(file), str(out), "--run"]
+    run = work_directory(
+        tmp_path / "run",
+        {"one/a/b#0": True, "other/x#0": True, "one/y#0": False},
+        {"one/a/b#0": [1.0, 0.0], "other/x#0": [1.0]},
+        ("one", "other"),
+    )
+    assert main([*command, str(run)]) == 0
+    assert json.loads(out.read_text())["pass_rate"] == 0.5
+    both = work_directory(
+        tmp_path / "both", {"one/a/b#0": True, "other/a/b#0": True}, {}, ("one", "other")
+    )
+    assert main([*command, str(both)]) == 2
+    assert "two domains" in capsys.readouterr().err
+    # Where there is one, its name is no prefix.
+    alone = work_directory(tmp_path / "alone", {"a/b#0": True}, {"a/b#0": [1.0]}, ("a",))
+    assert main([*command, str(alone)]) == 0
+    assert json.loads(out.read_text())["pass_rate"] == 1.0
 
 
 def test_a_run_that_does_not_fit_is_named(tmp_path: Path, capsys: Any) -> None:
