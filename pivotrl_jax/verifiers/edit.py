@@ -4,10 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 
 from pivotrl_jax.text.actions import ParsedAction
+from pivotrl_jax.trajectories.parsing import tool_name
 from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
 from pivotrl_jax.verifiers.commands.command import compare, shared_lines
 from pivotrl_jax.verifiers.commands.normal import normalise
-from pivotrl_jax.verifiers.files import Shown, command_of, edits_of, known_files
+from pivotrl_jax.verifiers.files import (
+    Shown,
+    command_of,
+    edits_of,
+    is_familiar,
+    known_files,
+    only_command_of,
+)
 from pivotrl_jax.verifiers.matching import Scores, paired
 from pivotrl_jax.verifiers.patches import Block, Edit, apply, blocks
 from pivotrl_jax.verifiers.texts import dice, ratio
@@ -16,6 +24,7 @@ from pivotrl_jax.verifiers.values import canonical
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_COMMAND = 16_000  # characters
+_NEARLY = 0.99  # the most that commands of different normal forms score
 _CRITERIA: tuple[str, ...] = (
     "well_formed", "kind", "name", "target", "content", "similarity", "range", "command", "values",
     "exact",
@@ -54,12 +63,14 @@ class FileEdits(Rules):
       similarity   the least, over the edited files, of the likeness of the lines removed and of
                    the lines added; 0 for an edit that has no place in a known file
       range        overlap of the viewed lines (intersection over union)
-      command      of shell commands: 0 unless program and subcommand agree, else the least of
-                   the other criteria of `Command`
+      command      of shell commands: 1 for the same normal form, else the least of the criteria
+                   of `Command` from "program" on, "exact" aside, and less than 1
       values       share of other calls, paired one to one, with the same name and arguments
       exact        all of these but "name" are 1
-    `root` is the directory of relative paths. Other arguments of editing tools and shells (a
-    description, a time limit) are not compared.
+    `root` is the directory of relative paths. What a shell call has besides its command and working
+    directory (a description, a time limit) is not compared if `Command` does not either; else the
+    call counts as another tool's. Tools are known by their arguments if both sides use the same
+    ones, else only by familiar names; a tool that is not among those declared does nothing.
     """
 
     root: str = "/testbed"
@@ -71,9 +82,12 @@ class FileEdits(Rules):
             return Verdict({}, "", error=reason)
         if problems := problems_of(sampled):
             return self._scores({}, "; ".join(problems))
-        expected, actual = self._plan(expert), self._plan(sampled.action)
         names = [[call.name for call in each.calls] for each in (expert, sampled.action)]
         scores = {"well_formed": 1.0, "name": dice(*names)}
+        if unknown := _undeclared(names[0], names[1], context):
+            return self._scores(scores, f"no tool is called {min(unknown)[:80]!r}")
+        one_set = set(names[0]) == set(names[1])
+        expected, actual = (self._plan(each, one_set) for each in (expert, sampled.action))
         if expected.kinds != actual.kinds:
             return self._scores(scores, "another kind of action than the expert's")
         known = known_files(context.history, {*expected.edits, *actual.edits}, self.root)
@@ -82,11 +96,16 @@ class FileEdits(Rules):
         scores["exact"] = float(not set(failed) - {"name"})
         return self._scores(scores, f"differs in {', '.join(failed)}" if failed else "equal")
 
-    def _plan(self, action: Action) -> Plan:
+    def _plan(self, action: Action, same_tools: bool) -> Plan:
+        """An unfamiliar tool does what its arguments look like only if both sides use it."""
         edits: dict[str, tuple[Edit, ...]] = {}
         views, commands, others = [], [], []
         for call in action.calls:
-            found, command = edits_of(call, self.root), command_of(call)
+            command = only_command_of(call)
+            readable = same_tools or is_familiar(call.name)
+            readable = readable and (command is not None or command_of(call) is None)
+            found = edits_of(call, self.root) if readable else ()
+            command = command if readable else None
             for edit in found:
                 if edit.action == "view":
                     views.append(edit)
@@ -116,9 +135,17 @@ class FileEdits(Rules):
 
     def _same_command(self, expected: str, actual: str) -> float:
         sides = [normalise(text[:_MAX_COMMAND], self.root) for text in (expected, actual)]
-        scores = compare(*sides) if all(sides) else {"program": float(expected == actual)}
-        beyond = expected[_MAX_COMMAND:] == actual[_MAX_COMMAND:]
-        return min(score for name, score in scores.items() if name != "exact") * beyond
+        scores = compare(*sides) if all(sides) else {"exact": float(expected == actual)}
+        if expected[_MAX_COMMAND:] != actual[_MAX_COMMAND:]:
+            return 0.0
+        others = (score for name, score in scores.items() if name != "exact")
+        return 1.0 if scores["exact"] else min(_NEARLY, *others, 1.0 * all(sides))
+
+
+def _undeclared(expected: list[str], actual: list[str], context: Context) -> set[str]:
+    """The sampled tools that neither the dialogue declares, where it does, nor the expert calls."""
+    declared = {tool_name(tool) for tool in context.tools}
+    return set(actual) - set(expected) - declared if declared else set()
 
 
 def _mean(expected: Sequence, actual: Sequence, measure) -> float:

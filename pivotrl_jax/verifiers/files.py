@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pivotrl_jax.trajectories.schema import Message, ToolCall
+from pivotrl_jax.verifiers.commands.calls import SHELLS, shell_text
 from pivotrl_jax.verifiers.commands.invocation import LAST, Invocation
 from pivotrl_jax.verifiers.commands.normal import normalise
 from pivotrl_jax.verifiers.patches import Edit, apply, parse_patch
@@ -21,6 +22,11 @@ _CONTENTS = ("file_text", "content", "contents", "text")
 _PATCHES = ("patch", "diff", "input", "patch_text", "patchText")
 _COMMANDS = ("command", "cmd")
 _VIEWS = frozenset({"view", "read", "readfile", "viewfile", "openfile", "catfile"})
+# Tools of agent harnesses whose arguments mean what this module takes them for.
+_EDITORS = _VIEWS | {
+    "strreplaceeditor", "strreplacebasededittool", "strreplace", "edit", "editfile", "multiedit",
+    "insert", "write", "writefile", "create", "createfile", "applypatch", "patch",
+}  # fmt: skip
 _NUMBERED = re.compile(r" {0,12}(\d{1,7})(?:\t|\||: |:$)(.*)", re.DOTALL)
 _REFUSED = re.compile(
     r"\s*(?:<\w{0,20}error>|error|failed|no replacement|invalid|.{0,40}not found)", re.IGNORECASE
@@ -41,11 +47,26 @@ class Shown:
     first: int = 1
 
 
+def is_familiar(name: str) -> bool:
+    """Whether a tool of that name is known to edit, view or run commands."""
+    return name in SHELLS or _bare(name) in _EDITORS
+
+
+def _bare(name: str) -> str:
+    return name.replace("_", "").casefold()
+
+
 def command_of(call: ToolCall) -> str | None:
     """The shell text of a call that has one and names no file."""
     if _first(call.arguments, _PATHS) is not None:
         return None
-    return _first(call.arguments, _COMMANDS)
+    only = only_command_of(call)
+    return _first(call.arguments, _COMMANDS) if only is None else only
+
+
+def only_command_of(call: ToolCall) -> str | None:
+    """The shell text of a call that does nothing but run it."""
+    return shell_text(call, _COMMANDS)
 
 
 def edits_of(call: ToolCall, root: str) -> tuple[Edit, ...]:
@@ -72,7 +93,7 @@ def _tool_edits(name: str, arguments: dict[str, Any]) -> Iterator[Edit]:
         for each in several:
             if isinstance(each, dict):
                 yield from _tool_edits("", {**each, "path": path, "edits": None})
-    elif action == "view" or name.replace("_", "").casefold() in _VIEWS:
+    elif action == "view" or _bare(name) in _VIEWS:
         yield _view(path, arguments)
     elif isinstance(line := arguments.get("insert_line"), int) and new is not None:
         yield Edit("insert", path, new=new, line=line)

@@ -5,10 +5,10 @@ from types import MappingProxyType
 
 from pivotrl_jax.verifiers.recipe import Recipe
 
-# Between the paper's SWE verifier (tool name only, which one bash tool makes empty) and equivalence
-# proper: the same program and sub-command on the same files, or the same command up to quoting,
-# flag order and viewers. What is searched for or which lines are read is left open; thresholds on
-# `pattern` and `range` ask for that too.
+# Lenient. Between the paper's SWE verifier (tool name only, which one bash tool makes empty) and
+# equivalence proper: the same program and sub-command on the same files, or the same command up to
+# quoting, flag order and viewers. What is searched for or written, with which flags, or which lines
+# are read is left open; thresholds on `pattern`, `content`, `flags` and `range` ask for that too.
 SAME_TARGET = Recipe(
     "same_program_and_files",
     accept=(("program", 1.0), ("subcommand", 1.0), ("targets", 0.75), ("similarity", 0.5)),
@@ -42,7 +42,7 @@ SAME_FILES = Recipe(
     "same_files",
     accept=(
         ("well_formed", 1.0), ("kind", 1.0), ("target", 1.0), ("content", 1.0), ("range", 0.8),
-        ("command", 0.75), ("values", 1.0),
+        ("command", 1.0), ("values", 1.0),
     ),
 )  # fmt: skip
 
@@ -55,15 +55,8 @@ SAME_SEARCH = Recipe(
     ),
 )  # fmt: skip
 
-SAME_KEYSTROKES = Recipe(
-    "same_keystrokes",
-    accept=(
-        ("well_formed", 1.0), ("kind", 1.0), ("schema", 1.0), ("complete", 1.0), ("keys", 1.0),
-        ("directory", 1.0), ("program", 1.0), ("subcommand", 1.0), ("targets", 1.0),
-        ("pattern", 0.8), ("similarity", 0.5),
-    ),
-    alternatively=(("exact", 1.0),),
-)  # fmt: skip
+# Commands that differ in one flag, operator or word of a script seldom do the same.
+SAME_KEYSTROKES = Recipe("same_keystrokes", accept=(("exact", 1.0),))
 
 SAME_TOOL = Recipe("same_tool", accept=(("name", 1.0),))
 
@@ -72,7 +65,7 @@ UPSTREAM = Recipe("upstream", graded="reward")
 
 DEFAULT: Mapping[str, Recipe] = MappingProxyType(
     {
-        "command": SAME_TARGET,
+        "command": SAME_COMMAND,
         "edit": SAME_FILES,
         "search": SAME_SEARCH,
         "sql": SAME_RESULT,

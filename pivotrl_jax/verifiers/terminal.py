@@ -10,7 +10,7 @@ from typing import Any
 
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context, Message
-from pivotrl_jax.verifiers.commands.command import compare
+from pivotrl_jax.verifiers.commands.command import COMPARED, compare
 from pivotrl_jax.verifiers.commands.normal import directory_after, normalise
 from pivotrl_jax.verifiers.matching import Scores
 from pivotrl_jax.verifiers.schemas import Schema
@@ -18,11 +18,8 @@ from pivotrl_jax.verifiers.validation import violations
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_PARSED = 16_000  # characters of keystrokes; the longest of 225 expert answers has 6,000
-_SHELL_CRITERIA = (
-    "program", "subcommand", "targets", "pattern", "range", "similarity", "exact",
-)  # fmt: skip
 _CRITERIA: tuple[str, ...] = (
-    "well_formed", "kind", "schema", "complete", "keys", "directory", *_SHELL_CRITERIA,
+    "well_formed", "kind", "schema", "complete", "keys", "directory", *COMPARED,
 )  # fmt: skip
 
 
@@ -76,7 +73,7 @@ class Terminal(Rules):
       complete     the completion flag is the expert's (absent is false)
       keys         the same special keys (C-c, Escape, ...) at the same places between the commands
       directory    the commands leave the shell in the same directory
-      program, subcommand, targets, pattern, range, similarity
+      program to similarity
                    as in `Command`, over all commands in order; 1 where both sides type nothing
       exact        equal in all but how it is spelt, and in what precedes the shell criteria
     Durations, blocking flags and prose are not compared. The working directory is read off the
@@ -163,10 +160,10 @@ def _compare(expected: dict[str, Any], actual: dict[str, Any], root: str) -> Sco
 def _compare_shell(expected: str, actual: str, root: str) -> Scores:
     forms = [normalise(text[:_MAX_PARSED], root) for text in (expected, actual)]
     if not all(forms):
-        return dict.fromkeys(_SHELL_CRITERIA, float(not any(forms)))
+        return dict.fromkeys(COMPARED, float(not any(forms)))
     scores = compare(*forms)
     if expected[_MAX_PARSED:] != actual[_MAX_PARSED:]:
-        scores["exact"] = 0.0
+        scores |= {"exact": 0.0, "content": 0.0}
     return scores
 
 

@@ -74,7 +74,7 @@ EQUIVALENT = [
     ("python -m pytest tests/test_a.py -x -v", "pytest -v -x tests/test_a.py"),
     ("pytest -k union tests/", "pytest tests -k union"),
     ("pip install -q asgiref", "pip3 install asgiref -q"),
-    ("python -m pip install asgiref", "sudo pip install asgiref"),
+    ("python -m pip install asgiref", "pip  install asgiref"),
     ('python -c "import django"', "python3 -c 'import django'"),
     ("python -c 'import django'", "python << 'EOF'\nimport django\nEOF"),
     ('find . -name "*.py" -type f', "find /testbed -type f -name '*.py' -print"),
@@ -156,6 +156,19 @@ DIFFERENT = [
     ("wc -l < f.py", "wc -c < f.py", "exact"),
     ("ls --reverse", "ls -R", "exact"),
     ("sort < f > g", "sort f", "subcommand"),
+    ("git reset --hard", "git reset --soft", "flags"),
+    ("kill 1", "kill 2", "flags"),
+    ("DEBUG=1 make", "DEBUG=0 make", "flags"),
+    ("sudo rm f", "rm f", "flags"),
+    ("! test -f a", "test -f a", "flags"),
+    ("a && b", "a || b", "operators"),
+    ("make", "make &", "operators"),
+    ("make | cat", "make", "operators"),
+    ("python -c 'print(1)'", "python -c 'print(2)'", "content"),
+    ("sed -i s/a/b/ f", "sed -i s/a/c/ f", "content"),
+    ("cat >> f << E\nx = 1\nE", "cat >> f << E\nx = 2\nE", "content"),
+    ("echo 'x = 1' > f", "echo 'x = 2' > f", "content"),
+    ("bc <<< 1+1", "bc <<< 1+2", "content"),
 ]
 
 
@@ -197,6 +210,25 @@ def test_is_symmetric_and_exact_implies_all_on_real_pairs() -> None:
 def test_ranges_overlap_by_intersection_over_union() -> None:
     assert scores("sed -n 10,40p f", "sed -n 12,45p f")["range"] == pytest.approx(29 / 36)
     assert scores("tail -30 f", "tail -60 f")["range"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("expert", "sampled", "flags"),
+    [
+        ("rm -r a", "rm -f a", 0.0),
+        ("rm -rf a", "rm -r a", 2 / 3),
+        ("ls -a -l", "ls -la | head", 1.0),
+        ("grep -n x f", "grep -n y f", 1.0),
+    ],
+)
+def test_flags_are_an_f1_overlap(expert: str, sampled: str, flags: float) -> None:
+    assert scores(expert, sampled)["flags"] == pytest.approx(flags)
+
+
+def test_what_is_searched_for_is_no_content() -> None:
+    found = scores("grep x f | wc -l", "grep y f | wc -l")
+    assert found["content"] == found["operators"] == 1
+    assert found["pattern"] < 1
 
 
 def test_targets_are_an_f1_overlap() -> None:
@@ -277,4 +309,5 @@ def test_a_megabyte_takes_bounded_time(piece: str) -> None:
 
 def test_texts_that_differ_beyond_the_parsed_part_are_not_exact() -> None:
     head = "cat > f << 'EOF'\n" + "x = 1\n" * 4000
-    assert scores(head + "a\nEOF", head + "b\nEOF")["exact"] == 0
+    found = scores(head + "a\nEOF", head + "b\nEOF")
+    assert found["exact"] == found["content"] == 0

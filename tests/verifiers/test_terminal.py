@@ -10,6 +10,7 @@ import pytest
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import NO_CONTEXT, Action, Context, Message, ToolCall
 from pivotrl_jax.verifiers import Terminal, verifier
+from pivotrl_jax.verifiers.recipe import reward
 from pivotrl_jax.verifiers.recipes import SAME_KEYSTROKES
 
 DATA = Path(__file__).parent / "data"
@@ -36,9 +37,7 @@ def judge(expert: Action, sampled: Action, context: Context = NO_CONTEXT):
 
 
 def accepted(criteria: Any) -> bool:
-    hold = [all(criteria[name] >= least for name, least in conditions)
-            for conditions in (SAME_KEYSTROKES.accept, SAME_KEYSTROKES.alternatively)]  # fmt: skip
-    return any(hold)
+    return reward(SAME_KEYSTROKES, criteria) == 1
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ def test_other_answers_fail_the_criterion(expert: Action, sampled: Action, crite
     assert found[criterion] < 1
     assert found["exact"] == 0
     assert judge(sampled, expert) == found
-    assert criterion == "exact" or not accepted(found)
+    assert not accepted(found)
 
 
 BODY = json.loads(answer("ls\n").text)

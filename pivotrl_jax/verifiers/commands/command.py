@@ -1,23 +1,26 @@
 """Functional equivalence of shell commands, judged from their text alone."""
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rapidfuzz import fuzz
 
 from pivotrl_jax.text.actions import ParsedAction
 from pivotrl_jax.trajectories.schema import Action, Context, ToolCall
+from pivotrl_jax.verifiers.commands.calls import interchangeable, shell_text
 from pivotrl_jax.verifiers.commands.invocation import Invocation
 from pivotrl_jax.verifiers.commands.normal import Pipeline, normalise
+from pivotrl_jax.verifiers.texts import dice
+from pivotrl_jax.verifiers.values import canonical
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_PARSED = 16_000  # characters; the longest of 4,661 expert commands has 5,937
 _MAX_COMPARED = 2_000  # characters
-_CRITERIA: tuple[str, ...] = (
-    "well_formed", "kind", "name", "program", "subcommand", "targets", "pattern", "range", "exact",
-    "similarity",
+COMPARED: tuple[str, ...] = (
+    "program", "subcommand", "targets", "pattern", "range", "flags", "operators", "content",
+    "exact", "similarity",
 )  # fmt: skip
+_CRITERIA: tuple[str, ...] = ("well_formed", "kind", "name", *COMPARED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +36,20 @@ class Command(Rules):
       targets      F1 overlap of the operands
       pattern      similarity of search patterns, sed scripts, inline code and heredocs
       range        overlap of the line ranges that are read (intersection over union)
+      flags        F1 overlap of what else the programs are given: options, numbers, environment,
+                   sudo
+      operators    the same connectives (&&, ||, ;, &, |) in the same order
+      content      the same inline code, sed and awk scripts, heredocs and redirected text
       exact        same normal form
       similarity   Indel similarity of the normal forms' first 2,000 characters
     Where neither command has a target, pattern or range, that criterion is 1, but only if the
     programs agree: different programs have nothing in common by lacking the same thing.
-    `argument` is the tool's argument with the command; a call without it is compared by name and
-    arguments. `root` is the directory in which commands start.
+    `argument` is the tool's argument with the command. Calls run a shell command if they have it
+    and nothing else but a working directory, which counts as a `cd`, and a time limit, description
+    or the like, which do not count. Two of them are compared as commands if the tools are one or
+    both are known shells. Any other calls are compared by name and all arguments: "program" is the
+    name, the criteria after it are the F1 overlap of the arguments. `root` is the directory in
+    which commands start.
     """
 
     argument: str = "command"
@@ -49,40 +60,53 @@ class Command(Rules):
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         if len(expert.calls) != 1:
             return Verdict({}, "", error=f"the expert makes {len(expert.calls)} calls, not one")
-        expected_text = self._text(expert.calls[0])
-        expected = normalise(expected_text[:_MAX_PARSED], self.root)
-        if not expected:
+        wanted = shell_text(expert.calls[0], (self.argument,))
+        if wanted is not None and not self._normal(wanted):
             return Verdict({}, "", error="the expert's command is empty")
         calls = sampled.action.calls
         problems = list(sampled.problems) or ([] if len(calls) == 1 else [f"{len(calls)} calls"])
         if problems:
             return self._scores({}, "; ".join(problems))
+        given = shell_text(calls[0], (self.argument,))
         base = {
             "well_formed": 1.0,
-            "kind": float(self._is_shell(calls[0]) == self._is_shell(expert.calls[0])),
+            "kind": float((given is None) == (wanted is None)),
             "name": float(calls[0].name == expert.calls[0].name),
         }
         if base["kind"] == 0:
-            return self._scores(base, f"no text argument {self.argument!r}")
-        text = self._text(calls[0])
-        scores = compare(expected, normalise(text[:_MAX_PARSED], self.root))
+            return self._scores(base, f"not both run only the text of {self.argument!r}")
+        if wanted is None or given is None:
+            scores = _compare_arguments(expert.calls[0], calls[0])
+        elif interchangeable(expert.calls[0], calls[0]):
+            scores = self._compare_commands(wanted, given)
+        else:
+            return self._scores(base, "another tool")
         if not scores:
             return self._scores(base, "no command")
-        if text[_MAX_PARSED:] != expected_text[_MAX_PARSED:]:
-            scores["exact"] = 0.0
         failed = [name for name, score in scores.items() if score < 1]
         return self._scores(base | scores, f"differs in {', '.join(failed)}" if failed else "equal")
 
-    def _is_shell(self, call: ToolCall) -> bool:
-        arguments = call.arguments
-        return isinstance(arguments, dict) and isinstance(arguments.get(self.argument), str)
+    def _normal(self, text: str) -> tuple[Pipeline, ...]:
+        return normalise(text[:_MAX_PARSED], self.root)
 
-    def _text(self, call: ToolCall) -> str:
-        if self._is_shell(call):
-            return call.arguments[self.argument]
-        arguments = call.arguments if isinstance(call.arguments, dict) else {"": call.arguments}
-        values = (f"{name}={json.dumps(arguments[name])}" for name in sorted(arguments))
-        return " ".join((call.name, *values))
+    def _compare_commands(self, expected: str, actual: str) -> dict[str, float]:
+        scores = compare(self._normal(expected), self._normal(actual))
+        if scores and expected[_MAX_PARSED:] != actual[_MAX_PARSED:]:
+            scores |= {"exact": 0.0, "content": 0.0}
+        return scores
+
+
+def _compare_arguments(expected: ToolCall, actual: ToolCall) -> dict[str, float]:
+    """The criteria from "program" on, of two calls that are no shell commands."""
+    sides = [
+        {name: canonical(value) for name, value in call.arguments.items()}
+        if isinstance(call.arguments, dict) else {"": canonical(call.arguments)}
+        for call in (expected, actual)
+    ]  # fmt: skip
+    same_name = float(expected.name == actual.name)
+    shared = same_name * dice(*(side.items() for side in sides))
+    exact = same_name * float(sides[0] == sides[1])
+    return dict.fromkeys(COMPARED, shared) | {"program": same_name, "exact": exact}
 
 
 def compare(expected: Sequence[Pipeline], actual: Sequence[Pipeline]) -> dict[str, float]:
@@ -100,6 +124,9 @@ def compare(expected: Sequence[Pipeline], actual: Sequence[Pipeline]) -> dict[st
         "pattern": _similarity(*("\n".join(s.pattern for s in side if s.pattern)
                                  for side in stages)),
         "range": _common_lines(*decisive),
+        "flags": dice(*(_flags(side) for side in decisive)),
+        "operators": _equal([list(_operators(form)) for form in pair]),
+        "content": _equal([list(_content(side)) for side in stages]),
     }  # fmt: skip
     return {
         "program": same_programs,
@@ -111,6 +138,29 @@ def compare(expected: Sequence[Pipeline], actual: Sequence[Pipeline]) -> dict[st
 
 def _equal(pair: list) -> float:
     return float(pair[0] == pair[1])
+
+
+def _flags(stages: list[Invocation]) -> Iterator[str]:
+    """What `_targets` leaves out: options, numbers, and what comes before the program."""
+    for stage in stages:
+        yield from (*stage.context, *stage.options)
+        yield from (o for o in stage.operands if o.startswith("-") or o.isdigit())
+
+
+def _operators(form: Sequence[Pipeline]) -> Iterator[str]:
+    for pipeline in form:
+        yield from ("|" for _ in pipeline.stages[1:])
+        yield pipeline.joint
+
+
+def _content(stages: list[Invocation]) -> Iterator[tuple[str, ...]]:
+    """What is run as a program of its own, or written."""
+    for stage in stages:
+        if stage.pattern and stage.program not in ("grep", "find"):
+            yield (stage.pattern,)
+        if stage.program in ("echo", "printf"):
+            yield stage.operands
+        yield from ((r,) for r in stage.redirects if r.startswith("<<<"))
 
 
 def _targets(stages: list[Invocation]) -> set[str]:

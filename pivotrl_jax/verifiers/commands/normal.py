@@ -86,7 +86,7 @@ def _stages(simple: shell.Simple, place: Place) -> list[Invocation]:
 
 
 def _unwrap(words: list[str]) -> tuple[list[str], list[str]]:
-    """(context, words without assignments, control words and wrappers such as sudo)."""
+    """(context, words without assignments, control words and wrappers such as timeout)."""
     context = []
     while len(words) > 1:
         name = posixpath.basename(words[0])
@@ -94,10 +94,12 @@ def _unwrap(words: list[str]) -> tuple[list[str], list[str]]:
             context.append(words[0])
             words = words[1:]
         elif words[0] in programs.KEYWORDS:
+            context += words[:1] if words[0] in ("!", "until") else []
             words = words[1:]
         elif name in programs.WRAPPERS and (rest := _wrapped(words[1:], *programs.WRAPPERS[name])):
             # Running on the names that arrive is more than showing them.
             context += ["xargs"] if name == "xargs" else []
+            context += [" ".join(words[: len(words) - len(rest)])] if name == "sudo" else []
             words = rest
         else:
             break
