@@ -7,7 +7,7 @@ from pivotrl_jax.text.parsing import (
     NOTHING,
     ParsedAction,
     call_json,
-    find_json,
+    decode_json,
     parsed,
     read_call,
     split_calls,
@@ -16,6 +16,8 @@ from pivotrl_jax.text.parsing import (
     whole_json,
 )
 from pivotrl_jax.trajectories.schema import Action, ToolCall
+
+_UNREAD_CALL = re.compile(r'<tool_call>|<\|python_tag\|>|\{\s*"name"\s*:')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,32 +143,50 @@ class TaggedList:
 
 @dataclasses.dataclass(frozen=True)
 class PlainJson:
-    """The whole turn is one JSON call or a list of them; prose before it is a problem.
+    """Free text, then one JSON call, or a list of them, from the start of a line to the end.
 
-    `arguments` is the key of a call's arguments. Llama 3 is trained on "parameters"
-    (llama.com, model cards and prompt formats, 3.1), and of the two shapes that
+    A turn without one is a message. `arguments` are the keys that a call's arguments may have; the
+    first is written. Llama 3 is trained on "parameters", and puts `tag` before a call where it was
+    told of built-in tools (llama.com, model cards and prompt formats, 3.1); of the two shapes that
     ai.google.dev/gemma/docs/capabilities/function-calling gives for Gemma 3, one is the same.
     """
 
     name: str = "json"
-    arguments: str = "arguments"
+    arguments: tuple[str, ...] = ("arguments",)
+    tag: str = ""
 
     def print(self, action: Action) -> str:
         """Print one object, or a list when there are several calls."""
-        bodies = [call_json(call, self.arguments) for call in action.calls]
+        bodies = [call_json(call, self.arguments[0]) for call in action.calls]
         if len(bodies) > 1:
             bodies = [f"[{', '.join(bodies)}]"]
         head = [action.text] if action.text or not bodies else []
         return verified(self, action, "\n".join(head + bodies))
 
     def parse(self, text: str) -> ParsedAction:
-        """Read the JSON value that starts the first line with a bracket or brace."""
+        """Read the JSON value that starts the first line with a brace or a list of them.
+
+        A call inside a line is a problem, and so is a tag without one.
+        """
         reasoning, visible, problems = split_reasoning(text)
-        head, value = find_json(visible, problems)
+        start = self._start.search(visible)
+        if start is None:
+            problems += ["no_json"] if _UNREAD_CALL.search(visible) else []
+            return parsed(visible, (), problems, reasoning)
+        value, end = decode_json(visible, start.end(), problems)
+        if visible[end:].strip():
+            problems.append("text_after_call")
         if value == []:
             problems.append("no_call")
         read = [read_call(each, problems, self.arguments) for each in _as_list(value)]
+        head = visible[: start.start()].removesuffix("\n")
         return parsed(head, [call for call in read if call], problems, reasoning)
+
+    @property
+    def _start(self) -> re.Pattern[str]:
+        # A line of a message may well begin with a bracket: a link, a reference, "[Note]".
+        tagged = rf"|{re.escape(self.tag)}\s*" if self.tag else ""
+        return re.compile(rf"(?:^[ \t]*{tagged})(?=\{{|\[\s*(?:[\[{{\]]|\Z))", re.MULTILINE)
 
 
 def _as_list(value: object) -> list[object]:

@@ -18,7 +18,7 @@ def action_format(name: str) -> ActionFormat:
         FencedSql(),
         HermesTags(),
         PlainJson(),
-        PlainJson("llama3", "parameters"),
+        PlainJson("llama3", ("parameters", "arguments"), tag="<|python_tag|>"),
         TaggedList(),
         Harmony(),
         React(),

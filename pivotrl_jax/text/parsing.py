@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from pivotrl_jax.trajectories.parsing import too_deep
@@ -154,8 +154,13 @@ def decode_json(text: str, start: int, problems: list[str]) -> tuple[Any, int]:
     return value, end
 
 
-def read_call(value: Any, problems: list[str], arguments: str = "arguments") -> ToolCall | None:
-    """The call that a decoded JSON value states; None, with the reason, if it is none."""
+def read_call(
+    value: Any, problems: list[str], arguments: Sequence[str] = ("arguments",)
+) -> ToolCall | None:
+    """The call that a decoded JSON value states; None, with the reason, if it is none.
+
+    The arguments are under the first of the keys `arguments` that is there.
+    """
     if value is NOTHING:
         return None
     if not isinstance(value, dict):
@@ -165,7 +170,8 @@ def read_call(value: Any, problems: list[str], arguments: str = "arguments") -> 
     if not isinstance(name, str) or not name:
         problems.append("missing_name")
         return None
-    return ToolCall(name, read_arguments(value.get(arguments), problems))
+    stated = next((value[key] for key in arguments if key in value), None)
+    return ToolCall(name, read_arguments(stated, problems))
 
 
 def read_arguments(value: Any, problems: list[str]) -> Any:

@@ -81,7 +81,7 @@ def test_tags_give_back_what_they_print(name: str, text: str, calls: list[ToolCa
 @given(text=TEXTS, calls=st.lists(CALLS, max_size=3))
 @settings(max_examples=150)
 def test_json_gives_back_what_it_prints(name: str, text: str, calls: list[ToolCall]) -> None:
-    opens_json = re.search(r"^[ \t]*[\[{]", text, re.MULTILINE)
+    opens_json = re.search(r"^[ \t]*(\{|\[\s*([\[{\]]|\Z))", text, re.MULTILINE)
     representable = not opens_json and not holds_reasoning(text)
     check_identity(action_format(name), Action(text, tuple(calls)), representable)
 
@@ -252,14 +252,21 @@ def test_numbers_that_are_not_json_are_named(constant: str) -> None:
     [
         (F, [], [CALL]),
         (f" [{F},\n {F}]\n", [], [CALL, CALL]),
-        (f"I call\n{F}", ["prose"], [CALL]),
+        (f"I call\n{F}", [], [CALL]),
+        (f"I call\n\n[{F},\n{F}]", [], [CALL, CALL]),
+        (f"I call {F}", ["no_json"], []),
+        ("<tool_call>[", ["no_json"], []),
         (f"{F} and so on", ["text_after_call"], [CALL]),
-        (f"```json\n{F}\n```", ["prose", "text_after_call"], [CALL]),
-        ("no call", ["no_json"], []),
+        (f"```json\n{F}\n```", ["text_after_call"], [CALL]),
+        ("Hello, how can I help?", [], []),
+        ("[Note] see [1].\n[1](https://a.b)", [], []),
+        ("", [], []),
+        ("I call\n{name: f}", ["bad_json"], []),
+        ('The file:\n{"a": 1}', ["missing_name"], []),
         ("[]", ["no_call"], []),
         (f"[{F}, 3]", ["not_an_object"], [CALL]),
         ("{", ["bad_json"], []),
-        (f"<think>{F}", ["unclosed_think", "no_json"], []),
+        (f"<think>{F}", ["unclosed_think"], []),
         (f"a {F} b</think>\n{F}", [], [CALL]),
     ],
 )
@@ -279,7 +286,39 @@ def test_formats_are_found_by_name() -> None:
 def test_llama_names_its_arguments_parameters() -> None:
     printed = action_format("llama3").print(Action("", (CALL,)))
     assert printed == '{"name": "f", "parameters": {"x": 1}}'
-    assert action_format("llama3").parse(F).problems == ("arguments_not_an_object",)
+
+
+P = '{"name": "f", "parameters": {"x": 1}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "head", "problems", "calls"),
+    [
+        (P, "", [], [CALL]),
+        (F, "", [], [CALL]),
+        (f"<|python_tag|>{P}", "", [], [CALL]),
+        (f"I look.\n<|python_tag|> {P}", "I look.", [], [CALL]),
+        (f"I look.<|python_tag|>{F}", "I look.", [], [CALL]),
+        (f"I look.\n{P}", "I look.", [], [CALL]),
+        ("Hello, how can I help?", "Hello, how can I help?", [], []),
+        ('<|python_tag|>f.call(x="1")', '<|python_tag|>f.call(x="1")', ["no_json"], []),
+        ('{"name": "f"}', "", ["arguments_not_an_object"], [ToolCall("f", None)]),
+    ],
+)
+def test_llama_calls_by_tag_and_by_either_key(
+    text: str, head: str, problems: list[str], calls: list[Any]
+) -> None:
+    parsed = action_format("llama3").parse(text)
+    assert parsed.action == Action(head, tuple(calls))
+    assert list(parsed.problems) == problems
+
+
+@pytest.mark.parametrize("name", ["json", "llama3"])
+@pytest.mark.parametrize("calls", [(), (CALL,), (CALL, CALL)])
+def test_gold_turns_with_text_are_well_formed(name: str, calls: tuple[ToolCall, ...]) -> None:
+    action = Action("Let me look:\n\n1. here\n[2] there", calls)
+    fmt = action_format(name)
+    assert fmt.parse(fmt.print(action)) == ParsedAction(action)
 
 
 G = f"[{F}]"
