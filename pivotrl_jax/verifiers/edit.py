@@ -80,7 +80,7 @@ class FileEdits(Rules):
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         if reason := unjudgeable(expert) or (None if expert.calls else "the expert calls no tool"):
             return Verdict({}, "", error=reason)
-        if problems := problems_of(sampled):
+        if problems := problems_of(sampled, expert):
             return self._scores({}, "; ".join(problems))
         names = [[call.name for call in each.calls] for each in (expert, sampled.action)]
         scores = {"well_formed": 1.0, "name": dice(*names)}

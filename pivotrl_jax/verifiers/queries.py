@@ -19,6 +19,9 @@ _QUESTION_WORDS = frozenset(
     {"who", "what", "which", "where", "when", "why", "how", "can", "could", "has", "have", "had",
      "if", "i", "list", "name", "find"}
 )  # fmt: skip
+# These ask for different things; "what" and "which" may ask for any.
+_ASKING = frozenset({"who", "where", "when", "why", "how"})
+_NEGATION = re.compile(r"\b(?:not|no|never|without|except|cannot|[a-z]{2,9}n['’]t)\b")
 _SPELT = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
     "eleven", "twelve",
@@ -37,6 +40,13 @@ def query_words(text: str) -> list[str]:
 def subject_words(text: str) -> list[str]:
     """The words of a query less those that only make it a question."""
     return _without(query_words(text), _QUESTION_WORDS)
+
+
+def ask_alike(a: str, b: str) -> bool:
+    """Both queries negate something, or neither does; no "when" where the other has "where"."""
+    negated = [bool(_NEGATION.search(text.casefold())) for text in (a, b)]
+    asked = [_ASKING.intersection(_tokens(text)) for text in (a, b)]
+    return negated[0] == negated[1] and (not all(asked) or not asked[0].isdisjoint(asked[1]))
 
 
 def named_words(text: str) -> frozenset[str]:

@@ -51,7 +51,7 @@ SAME_SEARCH = Recipe(
     "same_search",
     accept=(
         ("well_formed", 1.0), ("kind", 1.0), ("name", 1.0), ("target", 0.8), ("words", 0.6),
-        ("covered", 0.85), ("answer", 1.0), ("values", 1.0),
+        ("covered", 0.85), ("asked", 1.0), ("answer", 1.0), ("values", 1.0),
     ),
 )  # fmt: skip
 

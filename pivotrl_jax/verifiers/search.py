@@ -11,6 +11,7 @@ from pivotrl_jax.verifiers.matching import Scores, paired
 from pivotrl_jax.verifiers.queries import (
     address,
     answer_words,
+    ask_alike,
     named_words,
     query_words,
     subject_words,
@@ -22,7 +23,7 @@ from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_QUERIES = 32  # of one call
 _MAX_QUERY = 2_000  # characters
-_PAIR_CRITERIA: tuple[str, ...] = ("target", "words", "covered", "similarity", "answer",
+_PAIR_CRITERIA: tuple[str, ...] = ("target", "words", "covered", "asked", "similarity", "answer",
                                    "values", "exact")  # fmt: skip
 _CRITERIA: tuple[str, ...] = ("well_formed", "kind", "name", *_PAIR_CRITERIA)
 _ANSWER_TAGS = re.compile(r"</?answer>")
@@ -56,6 +57,8 @@ class Search(Rules):
       covered      of the queries, paired likewise: the share of the shorter one's words that the
                    other has (`subject_words`). "Bones in the arm" and "bones in the human arm"
                    may ask the same; "bones in the arm" and "bones in the leg" do not
+      asked        of the queries, paired likewise: both negate something or neither does, and they
+                   do not ask by different question words (`ask_alike`)
       similarity   Indel similarity of the queries, paired likewise, as sorted words
       answer       the same answer (`answer_words`); of a longer text the F1 overlap of what it
                    sets in bold, for want of anything that is surely the answer
@@ -76,7 +79,7 @@ class Search(Rules):
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
         if reason := unjudgeable(expert):
             return Verdict({}, "", error=reason)
-        if problems := problems_of(sampled):
+        if problems := problems_of(sampled, expert):
             return self._scores({}, "; ".join(problems))
         expected, actual = self._parts(expert), self._parts(sampled.action)
         scores = {"well_formed": 1.0}
@@ -124,6 +127,7 @@ def _compare(expected: Part, actual: Part) -> Scores:
         * _paired_queries(expected, actual, _same_names),
         "words": _paired_queries(expected, actual, _common_words),
         "covered": _paired_queries(expected, actual, _covered),
+        "asked": _paired_queries(expected, actual, ask_alike),
         "similarity": _paired_queries(expected, actual, _sorted_ratio),
         "answer": _same_answer(expected.answer, actual.answer),
         "values": _share(rest[0].items(), rest[1].items()),

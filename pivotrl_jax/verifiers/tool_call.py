@@ -1,6 +1,7 @@
 """Equivalence of tool calls by typed values under the tool's schema; of messages by their words."""
 
 import dataclasses
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pivotrl_jax.verifiers.values import canonical, members
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 _MAX_CALLS = 64  # the most that an expert makes in one turn of 9,000 is 8
+_CALL_TAG = re.compile(r"</?(?:tool_call|function_call)>|<\|python_tag\|>|\[TOOL_CALLS\]")
 _CALL_CRITERIA: tuple[str, ...] = ("schema", "required", "arguments", "values", "similarity",
                                    "exact")  # fmt: skip
 _CRITERIA: tuple[str, ...] = (
@@ -42,12 +44,12 @@ class TypedCalls(Rules):
       question     of a message; 1 for calls
       exact        equal in everything, free text included
     Expected and sampled calls are paired one to one so that they agree best, or in the order given
-    if `ordered`; "schema" to "similarity" are means over the pairs and over every call without a
-    partner, which counts 0. What the expert's own call breaks in its schema is not held against the
-    sample. `free_text` names arguments whose wording is free. Where the context's facts hold
-    "accepted", for every call of the expert a mapping from argument to the values that are right,
-    with "" if it may be left out (BFCL's ground truths), each of them counts as the expert's own.
-    Text beside calls is not compared.
+    if `ordered` or the fact of that name is true; "schema" to "similarity" are means over the pairs
+    and over every call without a partner, which counts 0. What the expert's own call breaks in its
+    schema is not held against the sample. `free_text` names arguments whose wording is free. Where
+    the context's facts hold "accepted", for every call of the expert a mapping from argument to the
+    values that are right, with "" if it may be left out (BFCL's ground truths), each of them counts
+    as the expert's own. Text beside calls is not compared.
     """
 
     free_text: tuple[str, ...] = ("summary", "thought")
@@ -59,7 +61,7 @@ class TypedCalls(Rules):
         calls = sampled.action.calls
         if reason := unjudgeable(expert):
             return Verdict({}, "", error=reason)
-        if problems := problems_of(sampled):
+        if problems := problems_of(sampled, expert):
             return self._scores({}, "; ".join(problems))
         scores = {"well_formed": 1.0}
         if not expert.calls and not calls:
@@ -87,7 +89,8 @@ class TypedCalls(Rules):
             return self._pair(a, b, schemas[a.name], also[i]) if a.name == b.name else {}
 
         lists = list(enumerate(expected)), list(enumerate(actual))
-        means = paired(*lists, compare, _CALL_CRITERIA, self.ordered)
+        ordered = self.ordered or context.facts.get("ordered") is True
+        means = paired(*lists, compare, _CALL_CRITERIA, ordered)
         names = dice((call.name for call in expected), (call.name for call in actual))
         return {"name": names, **means, "exact": float(means["exact"] == 1)}
 
@@ -143,13 +146,15 @@ def unjudgeable(expert: Action) -> str | None:
     return "the expert makes too many calls" if len(expert.calls) > _MAX_CALLS else None
 
 
-def problems_of(sampled: ParsedAction) -> list[str]:
-    """What makes a sample malformed whatever the expert did."""
+def problems_of(sampled: ParsedAction, expert: Action) -> list[str]:
+    """What makes a sample malformed: a tag of a call in its text, too, unless the expert has it."""
     problems = list(sampled.problems)
     if not all(isinstance(call.arguments, dict) for call in sampled.action.calls):
         problems.append("arguments_not_an_object")
     if len(sampled.action.calls) > _MAX_CALLS:
         problems.append(f"{len(sampled.action.calls)} calls")
+    if set(_CALL_TAG.findall(sampled.action.text)) - set(_CALL_TAG.findall(expert.text)):
+        problems.append("unread_call")
     return list(dict.fromkeys(problems))
 
 

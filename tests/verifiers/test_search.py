@@ -72,6 +72,13 @@ def accepted(expert: Action, sampled: Action) -> bool:
         (["a b", "c d"], ["c d", "a b"], True),
         (["a b", "c d"], ["a b"], False),
         (["a b"], ["a b", "c d"], False),
+        ("not a bird", "a bird", False),
+        ("flightless birds that don't swim", "flightless birds that swim", False),
+        ("not a bird", "a bird, not", True),
+        ("when was the painter Edvard Munch born", "where was the painter Edvard Munch born",
+         False),
+        ("when was the painter Edvard Munch born", "the painter Edvard Munch was born when", True),
+        ("who wrote the novel Pan", "what author wrote the novel Pan", True),
         ("a b", ["a b"], True),
     ],
 )  # fmt: skip

@@ -273,3 +273,22 @@ def test_more_calls_than_any_expert_makes_are_malformed() -> None:
 
 def test_the_default_is_found_by_name() -> None:
     assert verifier("tool_call") == VERIFY
+
+
+@pytest.mark.parametrize("tag", ["<tool_call>{}</tool_call>", "</tool_call>", "<|python_tag|>"])
+def test_text_with_an_unread_call_is_malformed(tag: str) -> None:
+    said = Action("hi there friend")
+    found = judge(said, Action(f"hi there friend {tag}"))
+    assert set(found.values()) == {0.0}
+    quoted = Action(f"write {tag}, my friend")
+    assert set(judge(quoted, quoted).values()) == {1.0}
+    beside = Action(f"hi {tag}", (search(origin="JFK"),))
+    assert judge(action(search(origin="JFK")), beside)["well_formed"] == 0
+
+
+def test_a_row_that_says_so_is_compared_in_order() -> None:
+    expert, turned = [action(search(origin=a), search(origin=b)) for a, b in ("AB", "BA")]
+    ordered = Context(tools=(FLIGHTS,), facts={"ordered": True})
+    assert judge(expert, turned)["exact"] == 1
+    assert judge(expert, turned, ordered)["exact"] == 0
+    assert judge(expert, expert, ordered)["exact"] == 1
