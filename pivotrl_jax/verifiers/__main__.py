@@ -4,7 +4,8 @@
 
 Each input line is {"id", "row", "output"} with a NeMo-Gym pivot row and Responses output items, and
 optionally "config" with upstream's options; each output line {"id", "reward", "reason", "criteria"}
-or {"id", "error"}. IN may end in .gz, and `-` is standard input or output.
+or {"id", "error"}. A strict verifier reads no options. IN may end in .gz or .zst, OUT in .gz, and
+`-` is standard input or output.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.trajectories import files
 from pivotrl_jax.verifiers import scoring, workers
 
 _SECONDS = 10.0  # for one verdict
+_BREAKS_OFF = "the input breaks off in line {} ({}): get it again"
 _MAX_LINE = 1 << 26  # bytes; what is longer is cut, and so no longer JSON
 
 
@@ -41,9 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     broken: list[str] = []
     try:
         make_work()  # a wrong name or threshold is told before anything is opened
-        with _reading(options.input) as source, _writing(options.output, options.input) as sink:
+        with (
+            _reading(options.input, broken) as lines,
+            _writing(options.output, options.input) as sink,
+        ):
             results = workers.ordered(
-                _lines(source, broken),
+                lines,
                 make_work,
                 scoring.lost_line,
                 processes=workers.cores(),
@@ -91,8 +97,16 @@ def _work(*options: Any) -> workers.Work:
     return functools.partial(scoring.score_line, score=scoring.scorer(*options))
 
 
-def _reading(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    return contextlib.nullcontext(sys.stdin.buffer) if name == "-" else _opened(name, "rb")
+@contextlib.contextmanager
+def _reading(name: str, broken: list[str]) -> Iterator[Iterator[workers.Line]]:
+    """Numbered lines without the blank ones; why the file ends early goes to `broken`."""
+    if name.endswith(".zst"):
+        yield _zst_lines(name, broken)
+    elif name == "-":
+        yield _lines(sys.stdin.buffer, broken)
+    else:
+        with _opened(name, "rb") as source:
+            yield _lines(source, broken)
 
 
 def _writing(name: str, source: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -111,19 +125,26 @@ def _opened(name: str, mode: str) -> BinaryIO:
 
 
 def _lines(source: BinaryIO, broken: list[str]) -> Iterator[workers.Line]:
-    """Numbered lines without the blank ones; why the file ends early goes to `broken`."""
     for number in itertools.count(1):
         try:
             line = rest = source.readline(_MAX_LINE)
             while len(rest) == _MAX_LINE and not rest.endswith(b"\n"):
                 rest = source.readline(_MAX_LINE)
         except (OSError, EOFError, zlib.error) as error:
-            broken.append(f"the input breaks off in line {number} ({error}): get it again")
+            broken.append(_BREAKS_OFF.format(number, error))
             return
         if not line:
             return
         if line.strip():
             yield number, line
+
+
+def _zst_lines(name: str, broken: list[str]) -> Iterator[workers.Line]:
+    for line in files.lines(Path(name)):
+        if line.truncated:
+            broken.append(_BREAKS_OFF.format(line.number, "a truncated or broken archive"))
+        elif line.data.strip():
+            yield line.number, line.data
 
 
 if __name__ == "__main__":

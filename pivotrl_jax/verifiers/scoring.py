@@ -27,11 +27,15 @@ _MAX_ERROR = 400  # characters; a message may quote what a model wrote
 
 @dataclasses.dataclass(frozen=True)
 class _Compatible:
-    """A compatible verifier, its default options and the one that --threshold sets."""
+    """A compatible verifier, upstream's default options and the one that --threshold sets.
+
+    `plain` are the options of lines without a config of their own, where not the default ones.
+    """
 
     score: Callable[[Mapping[str, Any], Any, Any], Result]
     defaults: Any
     threshold: str
+    plain: Any = None
 
 
 COMPATIBLE: Mapping[str, _Compatible] = MappingProxyType(
@@ -40,7 +44,12 @@ COMPATIBLE: Mapping[str, _Compatible] = MappingProxyType(
             tool_args.score, tool_args.Options(), "word_count_similarity_threshold"
         ),
         "swe_pivot": _Compatible(swe_pivot.score, swe_pivot.Options(), "similarity_full_credit"),
-        "terminus": _Compatible(terminus.score, terminus.Options(), "string_similarity_threshold"),
+        "terminus": _Compatible(
+            terminus.score,
+            terminus.Options(),
+            "string_similarity_threshold",
+            plain=terminus.STRING_ONLY,
+        ),
         "multi_harness": _Compatible(
             multi_harness.score, multi_harness.Options(), "string_similarity_threshold"
         ),
@@ -80,14 +89,19 @@ def scorer(
         )
     if mode == "compatible":
         return _compatible(COMPATIBLE[verifier], threshold)
-    return _strict(strict_verifier(verifier, databases), DEFAULT[verifier], threshold)
+    if verifier == "sql" and not databases:
+        raise UserError("the strict verifier 'sql' runs the queries: say where with --databases")
+    recipe = DEFAULT[verifier]
+    if threshold is not None:
+        recipe = _with_threshold(verifier, recipe, threshold)
+    return _strict(strict_verifier(verifier, databases), recipe)
 
 
 def score_line(number: int, line: bytes, score: Scorer) -> str:
     """The output line for input line `number`; never raises.
 
-    An input line is {"id", "row", "output"} and optionally "config"; the output line has "id" and
-    "reward", "reason", "criteria", or "id" and "error".
+    An input line is {"id", "row", "output"} and optionally "config" (null is none); the output line
+    has "id" and "reward", "reason", "criteria", or "id" and "error".
     """
     identity = None
     try:
@@ -98,7 +112,8 @@ def score_line(number: int, line: bytes, score: Scorer) -> str:
                 raise UserError(f"field {field!r} is missing: give id, row and output")
         if not isinstance(record["row"], dict):
             raise UserError("field 'row' is not an object: give a pivot row")
-        result = score(record["row"], record["output"], record.get("config", {}))
+        config = {} if record.get("config") is None else record["config"]
+        result = score(record["row"], record["output"], config)
         return json.dumps({"id": identity, **dataclasses.asdict(result)}, allow_nan=False)
     except UserError as error:
         return error_line(number, identity, str(error))
@@ -132,22 +147,22 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def _compatible(verifier: _Compatible, threshold: float | None) -> Scorer:
-    given = {} if threshold is None else {verifier.threshold: threshold}
-    defaults = read_options(verifier.defaults, given)
+    """A threshold is one of the plain options, which a line's config then changes."""
+    plain = verifier.plain or verifier.defaults
+    base = verifier.defaults
+    if threshold is not None:
+        base = plain = read_options(plain, {verifier.threshold: threshold})
 
     def score(row: Mapping[str, Any], output: Any, config: Any) -> Result:
-        return verifier.score(row, output, read_options(defaults, config))
+        return verifier.score(row, output, read_options(base, config) if config != {} else plain)
 
     return score
 
 
-def _strict(verifier: Verifier, recipe: Recipe, threshold: float | None) -> Scorer:
-    if threshold is not None:
-        recipe = _with_threshold(recipe, threshold)
+def _strict(verifier: Verifier, recipe: Recipe) -> Scorer:
+    """Whatever a line's config says: upstream's options mean nothing to a strict verifier."""
 
     def score(row: Mapping[str, Any], output: Any, config: Any) -> Result:
-        if config:
-            raise UserError("a strict verifier has no options in config: leave it out")
         expert, context = expert_turn(row)
         verdict = verifier(expert, sampled_action(output), context)
         if verdict.error is not None:
@@ -157,9 +172,11 @@ def _strict(verifier: Verifier, recipe: Recipe, threshold: float | None) -> Scor
     return score
 
 
-def _with_threshold(recipe: Recipe, threshold: float) -> Recipe:
+def _with_threshold(verifier: str, recipe: Recipe, threshold: float) -> Recipe:
     if "similarity" not in dict(recipe.accept):
-        raise UserError(f"recipe {recipe.name!r} asks for no similarity: leave --threshold out")
+        raise UserError(
+            f"the strict verifier {verifier!r} accepts by no similarity: leave --threshold out"
+        )
     accept = tuple(
         (name, threshold if name == "similarity" else value) for name, value in recipe.accept
     )

@@ -5,9 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import zstandard
+
+from pivotrl_jax.verifiers import verifier
+from pivotrl_jax.verifiers.rows import expert_turn, sampled_action
+from pivotrl_jax.verifiers.scoring import scorer
 
 DATA = Path(__file__).parent / "compatible" / "data" / "nemo_gym_rollouts.jsonl.gz"
 RECORDS = [json.loads(line) for line in gzip.decompress(DATA.read_bytes()).splitlines()]
@@ -29,11 +35,14 @@ def score(lines: list[str], *arguments: str) -> list[dict[str, Any]]:
 COMPATIBLE = ("--verifier", "tool_args", "--mode", "compatible")
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+PACK = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", PACK)
 def test_files_are_scored_as_upstream_recorded(tmp_path: Path, suffix: str) -> None:
     source, target = tmp_path / f"in{suffix}", tmp_path / "out.jsonl"
     content = "\n".join([*LINES, "", ""]).encode()
-    source.write_bytes(gzip.compress(content) if suffix == ".jsonl.gz" else content)
+    source.write_bytes(PACK[suffix](content))
     assert run("score", *COMPATIBLE, str(source), str(target)).returncode == 0
     results = [json.loads(line) for line in target.read_text().splitlines()]
     assert [(each["id"], each["reward"]) for each in results] == [
@@ -129,10 +138,55 @@ def test_strict_verifiers() -> None:
     assert [line["reward"] for line in score(lines, "--verifier", "tool_name")] == [1.0] * 3
 
 
-def test_strict_verifiers_have_no_options() -> None:
-    line = {"id": 1, "row": {}, "output": [], "config": {"word_count_similarity_threshold": 0.1}}
+@pytest.mark.parametrize("config", [None, {}, {"word_count_similarity_threshold": 0.1}])
+def test_strict_verifiers_read_no_options(config: Any) -> None:
+    row = {"expected_action": command("ls")}
+    line = {"id": 1, "row": row, "output": [command("ls")], "config": config}
     [result] = score([json.dumps(line)], "--verifier", "command")
-    assert result["error"].startswith("line 1: a strict verifier has no options")
+    assert result["reward"] == 1
+
+
+def test_a_config_of_null_is_none() -> None:
+    line = {**json.loads(words()), "config": None}
+    assert [each["reward"] for each in score([json.dumps(line)], *COMPATIBLE)] == [1.0]
+
+
+def terminus_line(typed: str, **more: Any) -> dict[str, Any]:
+    texts = [json.dumps({"analysis": "", "plan": "", "commands": [{"keystrokes": keys}]})
+             for keys in ("cat /app/source.py\n", typed)]  # fmt: skip
+    content = [{"type": "output_text", "text": texts[1], "annotations": []}]
+    row = {"expected_answer": texts[0], "metadata": {"harness": "terminus_2"}}
+    output = [{"type": "message", "role": "assistant", "content": content}]
+    return {"id": typed, "row": row, "output": output, **more}
+
+
+TYPED = ["cat /app/source.py\n", "cat /app/sources.py\n", "cat /app/s.py\n", "rm -rf /\n"]
+
+
+@pytest.mark.parametrize(
+    ("options", "rewards"),
+    [((), [1, 1, 0, 0]), (("--threshold", "0.99"), [1, 0, 0, 0]),
+     (("--threshold", "0.8"), [1, 1, 1, 0])],
+)  # fmt: skip
+def test_terminus_compares_strings_without_a_judge(options: tuple[str, ...], rewards: Any) -> None:
+    lines = [json.dumps(terminus_line(typed)) for typed in TYPED]
+    found = score(lines, "--verifier", "terminus", "--mode", "compatible", *options)
+    assert [each["reward"] for each in found] == rewards
+
+
+def test_terminus_scores_as_in_a_run() -> None:
+    run, alone = verifier("terminus"), scorer("terminus", "compatible")
+    for line in map(terminus_line, TYPED):
+        expert, context = expert_turn(line["row"])
+        verdict = run(expert, sampled_action(line["output"]), context)
+        assert verdict.criteria["reward"] == alone(line["row"], line["output"], {}).reward
+
+
+def test_a_config_of_terminus_changes_upstreams_defaults() -> None:
+    config = {"enable_llm_judge": False, "judge_model_server": {"name": "x"}}
+    [found] = score([json.dumps(terminus_line("rm -rf /\n", config=config))],
+                    "--verifier", "terminus", "--mode", "compatible")  # fmt: skip
+    assert found["reward"] == 1  # neither compared by upstream
 
 
 @pytest.mark.parametrize(
@@ -140,7 +194,10 @@ def test_strict_verifiers_have_no_options() -> None:
     [
         (("--verifier", "tool_arg", "--mode", "compatible"), "did you mean 'tool_args'"),
         (("--verifier", "comand"), "no strict verifier 'comand'"),
-        (("--verifier", "tool_name", "--threshold", "0.5"), "leave --threshold out"),
+        (("--verifier", "tool_name", "--threshold", "0.5"), "'tool_name' accepts by no similarity"),
+        (("--verifier", "swe_pivot", "--threshold", "0.5"), "'edit' accepts by no similarity"),
+        (("--verifier", "sql"), "--databases"),
+        ((*COMPATIBLE, "missing.jsonl.zst", "-"), "missing.jsonl.zst cannot be read"),
         ((*COMPATIBLE, "--threshold", "nan"), "'nan' is no finite number"),
         ((*COMPATIBLE, "--threshold", "high"), "'high' is no finite number"),
         (("--verifier", "tool_args", "--mode", "lenient"), "invalid choice: 'lenient'"),
@@ -165,9 +222,13 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
     assert (done.returncode, source.read_text()) == (2, LINES[0])
 
 
-def test_a_broken_archive_is_told_after_its_good_lines(tmp_path: Path) -> None:
-    source = tmp_path / "in.jsonl.gz"
-    source.write_bytes(gzip.compress("\n".join(LINES * 200).encode())[:-300])
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+def test_a_broken_archive_is_told_after_its_good_lines(tmp_path: Path, suffix: str) -> None:
+    source = tmp_path / f"in{suffix}"
+    random = Random(0)
+    varied = "\n".join(f"{line[:-1]}, \"n\": {random.random()}}}"
+                       for i in range(200) for line in LINES)  # fmt: skip
+    source.write_bytes(PACK[suffix](varied.encode())[:-300])
     done = run("score", *COMPATIBLE, str(source), "-")
     assert done.returncode == 2
     assert "breaks off in line" in done.stderr

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.compatible.harness_rules import MATCH, rule
@@ -25,8 +25,13 @@ _CONTAINERS: dict[str, type] = {"array": list, "object": dict}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Upstream's options; its other two, on floats and ignored keys, are read by nothing there."""
+    """Upstream's options; the `unread` ones are read by nothing there either."""
 
+    unread: ClassVar[tuple[str, ...]] = (
+        "floating_point_comparison_threshold",
+        "ignored_argument_keys_by_tool",
+        "word_count_similarity_threshold",
+    )
     string_similarity_threshold: float = 0.9
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers import labels
@@ -61,7 +61,9 @@ _SCHEMAS: Mapping[str, Any] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Upstream's options that decide a verdict; those of the judge's client are not here."""
+    """Upstream's options that decide a verdict; those of the judge's client are unread."""
+
+    unread: ClassVar[tuple[str, ...]] = ("judge_*",)
 
     enable_string_similarity: bool = False
     string_similarity_threshold: float = 0.95
@@ -70,6 +72,12 @@ class Options:
     reward_if_swap_fails: float = 0.0
     judge_equal_label: str = labels.EQUAL
     judge_not_equal_label: str = labels.NOT_EQUAL
+
+
+# As for the published Terminal-Pivot rows; upstream's defaults would need a judge.
+STRING_ONLY = Options(
+    enable_string_similarity=True, string_similarity_threshold=0.9, enable_llm_judge=False
+)
 
 
 def score(

@@ -62,13 +62,10 @@ def compatible(name: str) -> Compatible:
     But for terminus, which compares strings only, as for the published Terminal-Pivot rows: there
     the default would need a judge. Raises KeyError for another name.
     """
-    strings = terminus.Options(
-        enable_string_similarity=True, string_similarity_threshold=0.9, enable_llm_judge=False
-    )
     made = {
         "tool_args": Compatible(name, tool_args.score, tool_args.Options()),
         "swe_pivot": Compatible(name, swe_pivot.score, swe_pivot.Options()),
-        "terminus": Compatible(name, terminus.score, strings),
+        "terminus": Compatible(name, terminus.score, terminus.STRING_ONLY),
         "multi_harness": Compatible(name, multi_harness.score, multi_harness.Options()),
     }
     return made[name]

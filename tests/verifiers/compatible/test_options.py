@@ -1,7 +1,7 @@
 import pytest
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.verifiers.compatible import swe_pivot, terminus, tool_args
+from pivotrl_jax.verifiers.compatible import multi_harness, swe_pivot, terminus, tool_args
 from pivotrl_jax.verifiers.compatible.options import read_options
 
 
@@ -14,6 +14,20 @@ def test_options_replace_the_defaults() -> None:
 def test_options_may_stand_under_the_key_of_upstreams_servers() -> None:
     given = {"tool_call_comparator_config": {"word_count_similarity_threshold": 0.3}}
     assert read_options(tool_args.Options(), given).word_count_similarity_threshold == 0.3
+
+
+@pytest.mark.parametrize(
+    ("defaults", "name"),
+    [
+        (multi_harness.Options(), "word_count_similarity_threshold"),
+        (multi_harness.Options(), "ignored_argument_keys_by_tool"),
+        (terminus.Options(), "judge_responses_create_params"),
+    ],
+)
+def test_upstreams_names_that_decide_nothing_are_read_over(defaults: object, name: str) -> None:
+    assert read_options(defaults, {name: {"any": 1}}) == defaults
+    with pytest.raises(UserError, match="no option"):
+        read_options(defaults, {f"_{name}": 1})
 
 
 @pytest.mark.parametrize(
