@@ -30,10 +30,14 @@ class RecipeArrays:
 def compile_recipe(recipe: Recipe, criteria_names: Sequence[str]) -> RecipeArrays:
     """Arrange `recipe` along `criteria_names`, in their order.
 
-    Raises UserError for a criterion that is not among them (naming the nearest one) and
-    for a recipe that accepts everything.
+    Raises UserError for a criterion that is not among them (naming the nearest one), for a recipe
+    that accepts everything, and for weights that are no weights of their own.
     """
-    if not recipe.accept and (recipe.alternatively or recipe.graded is None):
+    if recipe.weights and recipe.graded is not None:
+        raise UserError(f"recipe {recipe.name!r} has both 'graded' and 'weights'; leave one out.")
+    if not all(0 < weight < np.inf for _, weight in recipe.weights):
+        raise UserError(f"recipe {recipe.name!r} has a weight that is not positive; leave it out.")
+    if not recipe.accept and (recipe.alternatively or not recipe.shares):
         raise UserError(
             f"recipe {recipe.name!r} accepts every action; name at least one criterion in 'accept'."
         )
@@ -41,13 +45,13 @@ def compile_recipe(recipe: Recipe, criteria_names: Sequence[str]) -> RecipeArray
     if recipe.alternatively:
         alternatively_C = _thresholds(recipe.name, recipe.alternatively, criteria_names)
     graded_C = np.zeros(len(criteria_names))
-    if recipe.graded is not None:
-        graded_C[_index(recipe.name, recipe.graded, criteria_names)] = 1.0
+    for criterion, share in recipe.shares:
+        graded_C[_index(recipe.name, criterion, criteria_names)] += share
     return RecipeArrays(
         accept_C=_device(_thresholds(recipe.name, recipe.accept, criteria_names)),
         alternatively_C=_device(alternatively_C),
         graded_C=_device(graded_C),
-        constant=_device(1.0 if recipe.graded is None else 0.0),
+        constant=_device(0.0 if recipe.shares else 1.0),
     )
 
 

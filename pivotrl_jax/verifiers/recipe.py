@@ -12,13 +12,22 @@ class Recipe:
 
     A sample is accepted when every (criterion, threshold) of `accept` holds (value >= threshold),
     or every one of `alternatively`, where that is not empty. An accepted sample earns 1, or its
-    value of the criterion `graded` where one is named; any other earns 0.
+    value of the criterion `graded` where one is named, or the mean of the criteria in `weights`, of
+    which each counts by its positive weight; any other earns 0.
     """
 
     name: str
     accept: Conditions = ()
     alternatively: Conditions = ()
     graded: str | None = None
+    weights: Conditions = ()
+
+    @property
+    def shares(self) -> Conditions:
+        """What an accepted sample earns by: (criterion, share), shares summing to 1; () for 1."""
+        weights = self.weights or (((self.graded, 1.0),) if self.graded is not None else ())
+        total = sum(weight for _, weight in weights)
+        return tuple((name, weight / total) for name, weight in weights)
 
 
 def reward(recipe: Recipe, criteria: Mapping[str, float]) -> float:
@@ -31,7 +40,8 @@ def reward(recipe: Recipe, criteria: Mapping[str, float]) -> float:
     )
     if not accepted:
         return 0.0
-    return 1.0 if recipe.graded is None else criteria[recipe.graded]
+    shares = recipe.shares
+    return sum(share * criteria[name] for name, share in shares) if shares else 1.0
 
 
 def _holds(conditions: Conditions, criteria: Mapping[str, float]) -> bool:
