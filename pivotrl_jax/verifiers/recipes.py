@@ -38,11 +38,12 @@ SAME_CALL = Recipe(
 )  # fmt: skip
 
 # The same files with the same content; `similarity` 0.9 instead of `content` is the lenient one.
+# `similarity` 0.35 and `facts` are for messages, as above.
 SAME_FILES = Recipe(
     "same_files",
     accept=(
         ("well_formed", 1.0), ("kind", 1.0), ("target", 1.0), ("content", 1.0), ("range", 0.8),
-        ("command", 1.0), ("values", 1.0),
+        ("command", 1.0), ("values", 1.0), ("similarity", 0.35), ("facts", 0.5),
     ),
 )  # fmt: skip
 

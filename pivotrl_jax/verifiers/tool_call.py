@@ -89,7 +89,7 @@ class TypedCalls(Rules):
             return self._pair(a, b, schemas[a.name], also[i]) if a.name == b.name else {}
 
         lists = list(enumerate(expected)), list(enumerate(actual))
-        ordered = self.ordered or context.facts.get("ordered") is True
+        ordered = self.ordered or is_ordered(context)
         means = paired(*lists, compare, _CALL_CRITERIA, ordered)
         names = dice((call.name for call in expected), (call.name for call in actual))
         return {"name": names, **means, "exact": float(means["exact"] == 1)}
@@ -135,6 +135,11 @@ def _with_accepted(
             result.pop(name, None)
             result |= {name: expected[name]} if name in expected else {}
     return result
+
+
+def is_ordered(context: Context) -> bool:
+    """Whether the source says that the order of the turn's calls matters."""
+    return context.facts.get("ordered") is True
 
 
 def unjudgeable(expert: Action) -> str | None:

@@ -264,9 +264,81 @@ def test_four_harnesses_show_the_same_file() -> None:
     assert len(texts.pop()) > 9_000
 
 
-@pytest.mark.parametrize("expert", [Action(), Action("done"), Action("", (ToolCall("edit", []),))])
+@pytest.mark.parametrize("expert", [Action(), Action(" "), Action("", (ToolCall("edit", []),))])
 def test_an_expert_that_cannot_be_judged_is_an_error(expert: Action) -> None:
     assert VERIFY(expert, ParsedAction(EXPERT)).error
+
+
+@pytest.mark.parametrize(
+    ("sampled", "passes"),
+    [
+        (Action("The bug is fixed: all 12 tests pass."), True),
+        (Action("The bug is fixed, and all 12 tests pass now."), True),
+        (Action("The bug is fixed: all 13 tests pass, 3 fail."), False),
+        (Action("Which file do you mean?"), False),
+        (Action(" "), False),
+        (EXPERT, False),
+    ],
+)
+def test_messages_are_compared_as_messages(sampled: Action, passes: bool) -> None:
+    expert = Action("The bug is fixed: all 12 tests pass.")
+    assert accepted(expert, sampled) == passes
+    assert judge(expert, expert)["exact"] == 1
+
+
+QUERY = {
+    "name": "q",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "s": {"type": "string"},
+            "n": {"type": "integer", "default": 5},
+            "tags": {"type": "array", "uniqueItems": True},
+        },
+        "required": ["s"],
+    },
+}
+TOOLS = (QUERY, {"name": "web_search"}, {"name": "fetch_web_page"}, {"name": "bash"})
+
+
+@pytest.mark.parametrize(
+    ("expert", "sampled", "passes"),
+    [
+        (call("q", s="a"), call("q", s="a", n=5), True),
+        (call("q", s="a"), call("q", s="a", n=6), False),
+        (call("q", s="a", tags=[1, 2]), call("q", s="a", tags=[2, 1]), True),
+        (call("q", s="a", tags=[1, 2]), call("q", s="a", tags=[2, 3]), False),
+        (call("web_search", query="Population of Oslo"),
+         call("web_search", query="oslo population"), True),
+        (call("web_search", query="Population of Oslo"),
+         call("web_search", query="Population of Rome"), False),
+        (call("fetch_web_page", url="https://A.com/"), call("fetch_web_page", url="https://a.com"),
+         True),
+        (call("fetch_web_page", url="https://a.com"), call("fetch_web_page", url="https://b.com"),
+         False),
+    ],
+)  # fmt: skip
+def test_other_calls_mean_what_their_schemas_say(expert: Action, sampled: Action, passes: bool):
+    assert accepted(expert, sampled, Context(tools=TOOLS)) == passes
+    assert accepted(sampled, expert, Context(tools=TOOLS)) == passes
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (bash("make"), bash("pytest")),
+        (call("q", s="a"), call("q", s="b")),
+        (bash("make"), call("q", s="a")),
+        (editor("create", "/testbed/b.py", file_text="x"), bash("python b.py")),
+        (editor("view"), editor("view", "/testbed/b.py")),
+    ],
+)
+def test_where_order_counts_calls_are_compared_in_order(a: Action, b: Action) -> None:
+    expert, turned = Action("", a.calls + b.calls), Action("", b.calls + a.calls)
+    ordered = Context(facts={"ordered": True})
+    assert accepted(expert, turned)
+    assert not accepted(expert, turned, ordered)
+    assert accepted(expert, expert, ordered)
 
 
 def test_malformed_output_scores_nothing() -> None:

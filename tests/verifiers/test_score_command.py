@@ -195,7 +195,6 @@ def test_a_config_of_terminus_changes_upstreams_defaults() -> None:
         (("--verifier", "tool_arg", "--mode", "compatible"), "did you mean 'tool_args'"),
         (("--verifier", "comand"), "no strict verifier 'comand'"),
         (("--verifier", "tool_name", "--threshold", "0.5"), "'tool_name' accepts by no similarity"),
-        (("--verifier", "swe_pivot", "--threshold", "0.5"), "'edit' accepts by no similarity"),
         (("--verifier", "sql"), "--databases"),
         ((*COMPATIBLE, "missing.jsonl.zst", "-"), "missing.jsonl.zst cannot be read"),
         ((*COMPATIBLE, "--threshold", "nan"), "'nan' is no finite number"),
