@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         names = ("auto", *FORMATS)
         command.add_argument("--from", dest="fmt", default="auto", choices=names, metavar="FORMAT")
     converting.add_argument("target", metavar="OUT", type=Path)
-    converting.add_argument("--to", required=True, choices=tuple(TARGETS))
+    converting.add_argument("--to", required=True, choices=TARGETS)
     rows = RowSettings()
     converting.add_argument("--agent", default=rows.agent, help="the agent's name in NeMo Gym")
     converting.add_argument("--calls", default=rows.calls, choices=("singular", "batch"))

@@ -16,8 +16,8 @@ from pivotrl_jax.trajectories.summary import folded
 from pivotrl_jax.trajectories.turns import EVERY_TURN, candidates
 from pivotrl_jax.trajectories.writers import write_openai_chat
 
-# The formats that can be written, with those that read them back.
-TARGETS = {"openai_chat": "openai_chat", "nemo_gym": "nemo_gym_pivot"}
+# The formats that can be written, by the names of their readers. Of NeMo Gym that is pivot rows.
+TARGETS = ("openai_chat", "nemo_gym", "nemo_gym_pivot")
 
 
 def convert(
@@ -28,7 +28,7 @@ def convert(
     settings: RowSettings,
     run: Path | None = None,
 ) -> list[str]:
-    """Writes the trajectories of `source` to `target` (a key of TARGETS) and reads them back.
+    """Writes the trajectories of `source` to `target` (one of TARGETS) and reads them back.
 
     Bad rows go to `target` with ".quarantine.jsonl" at its end. For "nemo_gym", `run` is the work
     directory of a finished run on the same `source`: its selected pivots are written, with the
@@ -51,7 +51,7 @@ def convert(
     else:
         written, skipped = _write_pivots(trajectories, target, settings, run)
         lines.append(f"wrote    {written} pivot rows to {target}")
-    copies = read(target, TARGETS[to])[0] if written else []
+    copies = read(target, to)[0] if written else []
     return [
         *lines,
         f"skipped  {_listed(skipped)}",

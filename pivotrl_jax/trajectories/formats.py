@@ -14,7 +14,13 @@ from pivotrl_jax.trajectories.coding import (
 )
 from pivotrl_jax.trajectories.dialogues import api_bank, tau2
 from pivotrl_jax.trajectories.intercode import intercode_bash, intercode_sql
-from pivotrl_jax.trajectories.nemo_gym import nemo_gym_pivot, nemo_gym_rollout, states_expert
+from pivotrl_jax.trajectories.nemo_gym import (
+    nemo_gym,
+    nemo_gym_pivot,
+    nemo_gym_rollout,
+    sampled,
+    states_expert,
+)
 from pivotrl_jax.trajectories.parsing import BadRow, entries, messages, trajectory
 from pivotrl_jax.trajectories.schema import Trajectory
 from pivotrl_jax.trajectories.search import fireact, webdancer
@@ -26,7 +32,7 @@ def openai_chat(row: Mapping[str, Any], source: str) -> Trajectory:
 
     `source` is "file:line". Raises BadRow.
     """
-    said = messages(entries(row, "messages", "history"))
+    said = messages(entries(row, "messages", "conversations", "history"))
     return trajectory(row, source, said, "general")
 
 
@@ -45,6 +51,7 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any], str], Trajectory]] = MappingP
         "atif": atif,
         "fireact": fireact,
         "webdancer": webdancer,
+        "nemo_gym": nemo_gym,
         "nemo_gym_pivot": nemo_gym_pivot,
         "nemo_gym_rollout": nemo_gym_rollout,
     }
@@ -55,6 +62,7 @@ def detect(row: Mapping[str, Any]) -> str:
     """Name of the format of `row`, a key of FORMATS. Raises BadRow("unknown_format")."""
     if str(row.get("schema_version", "")).startswith(ATIF):
         return "atif"
+    row = sampled(row)
     if "responses_create_params" in row:
         return "nemo_gym_pivot" if states_expert(row) else "nemo_gym_rollout"
     if "input" in row and "output" in row:
@@ -65,7 +73,7 @@ def detect(row: Mapping[str, Any]) -> str:
         return "bfcl"
     if "actions" in row and "observations" in row:
         return "intercode_sql" if "db" in row else "intercode_bash"
-    if "messages" in row:
+    if "messages" in row or "conversations" in row:
         return _chat(row)
     if "history" in row:
         return "swe_agent"
@@ -76,7 +84,7 @@ def detect(row: Mapping[str, Any]) -> str:
 
 def _chat(row: Mapping[str, Any]) -> str:
     """The format of a row with `messages`, told by what its messages look like."""
-    stated = entries(row, "messages")
+    stated = entries(row, "messages", "conversations")
     if row.get("trajectory_format") == "openai_chat":
         return "openai_chat"
     if str(row.get("trajectory_format", "")).startswith("mini-swe-agent"):

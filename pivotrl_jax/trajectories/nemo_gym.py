@@ -14,6 +14,7 @@ from pivotrl_jax.trajectories.terminal import harness, without_thought
 DIALOGUE = frozenset({"responses_create_params", "expected_action", "expected_answer", "response"})
 CALLS = ("function_call", "function_call_batch")
 TASK_FIELDS = ("task_id", "instance_id", "task_name", "task")
+PROFILED = "reward/mean"
 PLACES = ("conversation_info", "metadata")
 
 
@@ -23,9 +24,11 @@ def nemo_gym_pivot(row: Mapping[str, Any], source: str) -> Trajectory:
     The expert is `expected_action`, else `expected_answer`, else one of both in `metadata`. All
     other fields are facts of that turn: "harness" also where only `metadata` or the answer itself
     tells it, and "responses_create_params" what the request states beside dialogue and tools. The
-    id is `source`, for published ids are not always those of rows. Raises BadRow, also when the
-    history gives the expert's turn or its reasoning away.
+    id is `source`, for published ids are not always those of rows. A line of upstream's profile,
+    which holds the row as `sample`, is the row with the profile's fields. Raises BadRow, also when
+    the history gives the expert's turn or its reasoning away.
     """
+    row = sampled(row)
     request = _request(row)
     history, expert = _history(request), _expert(row)
     if history and history[-1].role == "assistant":
@@ -54,6 +57,19 @@ def nemo_gym_rollout(row: Mapping[str, Any], source: str) -> Trajectory:
     named = {**stated, "reward": row.get("reward")}
     facts = {"harness": row["harness"]} if "harness" in row else {}
     return trajectory(named, source, messages, _domain(row, facts), facts=facts)
+
+
+def nemo_gym(row: Mapping[str, Any], source: str) -> Trajectory:
+    """A pivot row or a rollout, whichever it is. Raises BadRow."""
+    return (nemo_gym_pivot if states_expert(sampled(row)) else nemo_gym_rollout)(row, source)
+
+
+def sampled(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row in a line of upstream's profile, with what that says of it; another as it is."""
+    sample = row.get("sample")
+    if PROFILED not in row or not isinstance(sample, dict):
+        return row
+    return {**{name: value for name, value in row.items() if name != "sample"}, **sample}
 
 
 def states_expert(row: Mapping[str, Any]) -> bool:

@@ -29,9 +29,11 @@ def terminus(row: Mapping[str, Any], source: str) -> Trajectory:
     """Terminus chats: each assistant turn is a JSON object with a list of `commands`.
 
     Turns stay text, as the verifiers compare them; thought in think tags before one is its
-    reasoning. Turns that are no such object are history only. Facts: "harness". Raises BadRow.
+    reasoning. Turns that are no such object are history only. A row may name its `task`. Facts:
+    "harness". Raises BadRow.
     """
-    messages = [without_thought(message(entry)) for entry in entries(row, "messages")]
+    stated = entries(row, "messages", "conversations")
+    messages = [without_thought(message(entry)) for entry in stated]
     turns = [i for i, each in enumerate(messages) if each.role == "assistant"]
     kinds = {i: harness(messages[i].content) for i in turns}
     valid: dict[int, dict[str, Any]] = {i: {} for i, kind in kinds.items() if kind}
@@ -39,7 +41,8 @@ def terminus(row: Mapping[str, Any], source: str) -> Trajectory:
         raise BadRow("no_terminus_turn")
     facts = {"harness": kinds[min(valid)]}
     pivots = None if len(valid) == len(kinds) else valid
-    return trajectory(row, source, messages, "terminal", facts=facts, pivots=pivots)
+    named = {"task_id": row.get("task"), **row}
+    return trajectory(named, source, messages, "terminal", facts=facts, pivots=pivots)
 
 
 def harness(answer: str) -> str | None:

@@ -327,6 +327,16 @@ def test_inspect_says_what_folding_achieved(capsys: Any) -> None:
     assert "tools         none" in out
 
 
+def test_nemo_gym_is_one_name_for_reading_and_writing(tmp_path: Path) -> None:
+    rows, rollouts = FILES[-2:]
+    pivots = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for to, out in zip(("nemo_gym", "nemo_gym_pivot"), pivots, strict=True):
+        assert main(["convert", "--from", "nemo_gym", "--to", to, str(rows), str(out)]) == 0
+    assert pivots[0].read_bytes() == pivots[1].read_bytes()
+    for path in (rows, rollouts):
+        assert read(path, "nemo_gym")[0] == read(path)[0]
+
+
 def test_unknown_formats_are_refused(capsys: Any) -> None:
     with pytest.raises(SystemExit):
         main(["inspect", "--from", "openai", "a.jsonl"])

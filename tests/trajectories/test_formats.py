@@ -8,7 +8,13 @@ from typing import Any
 
 from pivotrl_jax.trajectories import BASH_TOOL, Message, ToolCall, Trajectory, read
 from pivotrl_jax.trajectories import write_openai_chat as write_chat
-from pivotrl_jax.trajectories.formats import detect, mini_swe_agent, openai_chat, swe_agent
+from pivotrl_jax.trajectories.formats import (
+    detect,
+    mini_swe_agent,
+    openai_chat,
+    swe_agent,
+    terminus,
+)
 
 Write = Callable[..., Path]
 
@@ -18,6 +24,19 @@ def test_formats_are_told_apart(demo_lines: list[bytes], mini_row: dict[str, Any
     assert {detect(json.loads(line)) for line in demo_lines} == {"swe_agent"}
     assert detect({"history": mini_row["messages"]}) == "swe_agent"
     assert detect({"messages": mini_row["messages"][:3]}) == "openai_chat"
+
+
+def test_conversations_are_messages(carried: Callable[[str], list[dict[str, Any]]]) -> None:
+    row = carried("terminal/openthoughts_terminus2_trajectories")[0]
+    plain = {"messages": row["messages"]}
+    renamed = {"conversations": row["messages"], "task": "regex-log"}
+    assert detect(renamed) == detect(plain) == "terminus"
+    found, other = terminus(renamed, "a:1"), terminus(plain, "a:1")
+    assert (found.messages, found.pivots) == (other.messages, other.pivots)
+    assert found.task_id == "regex-log"
+    short = {"conversations": [*row["messages"][:1], {"role": "assistant", "content": "Hi."}]}
+    assert detect(short) == "openai_chat"
+    assert len(openai_chat(short, "a:1").messages) == 2
 
 
 def test_mini_swe_agent_calls_results_and_tool(mini: list[Trajectory]) -> None:

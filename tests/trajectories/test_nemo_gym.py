@@ -151,6 +151,24 @@ def test_rows_whose_histories_keep_thoughts_fold_and_are_seen(carried: Rows) -> 
         check_leaks(rows[:1], rows[1:])
 
 
+def test_lines_of_a_profile(carried: Rows) -> None:
+    for sample in carried("nemo_gym_tool_pivot_examples")[:5]:
+        told = {"reward/mean": 0.25, "reward/std": 0.4, "num_rollouts": 4, "uuid": "of the line"}
+        line = {**told, "sample": sample}
+        assert detect(line) == "nemo_gym_pivot"
+        found, plain = nemo_gym_pivot(line, "a:1"), nemo_gym_pivot(sample, "a:1")
+        assert (found.messages, found.tools) == (plain.messages, plain.tools)
+        last = len(found.messages) - 1
+        own = plain.before(last).facts
+        assert found.before(last).facts == {**told, **own}
+        assert "sample" not in found.before(last).facts
+        # Fields of the same names elsewhere are facts like any other.
+        assert nemo_gym_pivot({**sample, "sample": sample}, "a:1").messages == plain.messages
+    for line in ({"reward/mean": 1.0, "sample": 3}, {"reward/mean": 1.0}):
+        with pytest.raises(BadRow):
+            detect(line)
+
+
 def test_declared_tools_and_order_of_other_harnesses(carried: Rows) -> None:
     rows = carried("nemo_gym_terminal_multi_harness_examples")
     found = [nemo_gym_pivot(row, "a:1") for row in rows]
