@@ -55,7 +55,7 @@ def convert(
     return [
         *lines,
         f"skipped  {_listed(skipped)}",
-        f"not held {_listed(losses(trajectories, copies))}",
+        f"not held {_listed(losses(trajectories, copies) + Counter(audit.unheld))}",
     ]
 
 

@@ -184,6 +184,8 @@ def _facts(row: Mapping[str, Any], request: Mapping[str, Any], expert: Message) 
     action = row.get("expected_action")
     if isinstance(action, dict) and "ordered" in action:
         facts["ordered"] = action["ordered"]
+    if isinstance(action, dict) and "calls" in action and len(expert.calls) == 1:
+        facts["batch_of_one"] = True
     spoken = ("input", "instructions", "tools")
     rest = {k: v for k, v in request.items() if k not in spoken and v is not None}
     return {**facts, "responses_create_params": rest} if rest else facts

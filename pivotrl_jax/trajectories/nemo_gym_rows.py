@@ -14,7 +14,7 @@ from pivotrl_jax.trajectories.responses import call_item, to_items, to_tools
 from pivotrl_jax.trajectories.schema import Candidate, Message, Trajectory
 
 # Set anew for each row, so that facts of an earlier file never stand in for them.
-OWN = frozenset({"ordered", "responses_create_params", "metadata", "harness"})
+OWN = frozenset({"ordered", "batch_of_one", "responses_create_params", "metadata", "harness"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def pivot_row(
         **_provenance(expert),
         **stated,
         "responses_create_params": request,
-        **_gold(expert, context.facts),
+        **_gold(expert, context.facts, settings),
     }
 
 
@@ -140,7 +140,7 @@ def _provenance(expert: Message) -> dict[str, Any]:
     return {"tool_use_info": info} if info else {}
 
 
-def _gold(expert: Message, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _gold(expert: Message, facts: Mapping[str, Any], settings: RowSettings) -> dict[str, Any]:
     """The expected action, or the expected answer of a Terminus turn; harness and metadata."""
     harness, metadata = facts.get("harness"), facts.get("metadata")
     kept = {} if metadata is None else {"metadata": metadata}
@@ -150,14 +150,15 @@ def _gold(expert: Message, facts: Mapping[str, Any]) -> dict[str, Any]:
             "metadata": {**_object(metadata), "harness": harness},
         }
     named = {} if harness is None else {"harness": harness}
-    return {**named, **kept, "expected_action": _action(expert, facts)}
+    return {**named, **kept, "expected_action": _action(expert, facts, settings)}
 
 
-def _action(expert: Message, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _action(expert: Message, facts: Mapping[str, Any], settings: RowSettings) -> dict[str, Any]:
     if not expert.calls:
         return {"type": "message", "content": expert.content}
     calls = [call_item(call.name, call.arguments) for call in expert.calls]
-    if len(calls) == 1:
+    stays_batch = settings.calls == "batch" and facts.get("batch_of_one") is True
+    if len(calls) == 1 and not stays_batch:
         return calls[0]
     ordered = {"ordered": facts["ordered"]} if "ordered" in facts else {}
     return {"type": "function_call_batch", **ordered, "calls": calls}

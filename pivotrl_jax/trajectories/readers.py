@@ -16,6 +16,7 @@ from pivotrl_jax.trajectories.fold import Sharing, fold
 from pivotrl_jax.trajectories.formats import FORMATS, detect
 from pivotrl_jax.trajectories.parsing import BadRow
 from pivotrl_jax.trajectories.schema import Trajectory
+from pivotrl_jax.trajectories.unheld import unheld
 
 QUARANTINE_CHARS = 500
 
@@ -35,7 +36,8 @@ class ReadAudit:
     """Counts of rows: lines = read + quarantined + blank; `reasons` add up to `quarantined`.
 
     A result file of many runs has as many rows. `formats` counts the rows read, by format;
-    `sharing` says what became of pivot rows, if there were any.
+    `unheld` what they state that no trajectory holds; `sharing` says what became of pivot rows, if
+    there were any.
     """
 
     lines: int
@@ -44,6 +46,7 @@ class ReadAudit:
     blank: int
     reasons: dict[str, int]
     formats: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
+    unheld: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
     sharing: Sharing | None = None
 
 
@@ -52,6 +55,16 @@ class _Counts:
     blank: int = 0
     rejected: list[Rejected] = dataclasses.field(default_factory=list)
     formats: Counter[str] = dataclasses.field(default_factory=Counter)
+    unheld: Counter[str] = dataclasses.field(default_factory=Counter)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What a row holds, None if it is blank; its format, and what no trajectory holds of it."""
+
+    found: Trajectory | Rejected | None
+    fmt: str = ""
+    unheld: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 def read(
@@ -79,6 +92,7 @@ def read(
         blank=counts.blank,
         reasons=dict(reasons),
         formats=dict(counts.formats),
+        unheld=dict(counts.unheld),
         sharing=sharing if sharing.rows else None,
     )
 
@@ -88,42 +102,41 @@ def rows(path: str | Path, fmt: str = "auto") -> Iterator[Trajectory | Rejected 
 
     Raises UserError when no file is found or `fmt` is unknown.
     """
-    return (outcome for _, outcome in _outcomes(path, fmt))
+    return (outcome.found for outcome in _outcomes(path, fmt))
 
 
 def _good(path: str | Path, fmt: str, counts: _Counts) -> Iterator[Trajectory]:
     """The trajectories among the outcomes; counts every outcome as it passes."""
-    for name, outcome in _outcomes(path, fmt):
-        if outcome is None:
+    for outcome in _outcomes(path, fmt):
+        if outcome.found is None:
             counts.blank += 1
-        elif isinstance(outcome, Rejected):
-            counts.rejected.append(outcome)
+        elif isinstance(outcome.found, Rejected):
+            counts.rejected.append(outcome.found)
         else:
-            counts.formats[name] += 1
-            yield outcome
+            counts.formats[outcome.fmt] += 1
+            counts.unheld += outcome.unheld
+            yield outcome.found
 
 
-def _outcomes(path: str | Path, fmt: str) -> Iterator[tuple[str, Trajectory | Rejected | None]]:
-    """The format and the outcome of each row."""
+def _outcomes(path: str | Path, fmt: str) -> Iterator[_Outcome]:
+    """The outcome of each row, in order."""
     _check_format(fmt)
     seen: set[str] = set()
     for file in files.find(path):
         shared = contexts.beside(file)
         for line in files.lines(file):
             if not line.data.strip() and not line.truncated:
-                yield "", None
+                yield _Outcome(None)
                 continue
-            for name, outcome in _records(line, fmt, shared):
-                if isinstance(outcome, Trajectory) and outcome.id in seen:
-                    outcome = _rejected(line, "duplicate_id")
-                elif isinstance(outcome, Trajectory):
-                    seen.add(outcome.id)
-                yield name, outcome
+            for outcome in _records(line, fmt, shared):
+                if isinstance(outcome.found, Trajectory) and outcome.found.id in seen:
+                    outcome = _Outcome(_rejected(line, "duplicate_id"))
+                elif isinstance(outcome.found, Trajectory):
+                    seen.add(outcome.found.id)
+                yield outcome
 
 
-def _records(
-    line: files.Line, fmt: str, shared: contexts.Contexts
-) -> Iterator[tuple[str, Trajectory | Rejected]]:
+def _records(line: files.Line, fmt: str, shared: contexts.Contexts) -> Iterator[_Outcome]:
     """What a line holds: one record, or the runs of a tau2-bench result file."""
     try:
         if line.truncated:
@@ -131,15 +144,16 @@ def _records(
         row = _decode(line.data)
         records = simulations(row) if "simulations" in row else [row]
     except BadRow as problem:
-        yield "", _rejected(line, str(problem))
+        yield _Outcome(_rejected(line, str(problem)))
         return
     for record in records:
         try:
             record = contexts.resolved(record, shared)
             name = detect(record) if fmt == "auto" else fmt
-            yield name, FORMATS[name](record, f"{line.file}:{line.number}")
+            found = FORMATS[name](record, f"{line.file}:{line.number}")
+            yield _Outcome(found, name, unheld(record))
         except BadRow as problem:
-            yield "", _rejected(line, str(problem))
+            yield _Outcome(_rejected(line, str(problem)))
 
 
 def _decode(data: bytes) -> dict[str, Any]:

@@ -146,6 +146,46 @@ def test_losses_by_name() -> None:
     assert losses([whole], [unmarked]) == {"turns that may become candidates": 1}
 
 
+@pytest.mark.parametrize("profiled", [False, True])
+@pytest.mark.parametrize("to", ["openai_chat", "nemo_gym"])
+def test_what_no_trajectory_holds_is_told(
+    to: str, profiled: bool, write: Write, tmp_path: Path, capsys: Any
+) -> None:
+    row = json.loads(gzip.decompress(FILES[-2].read_bytes()).splitlines()[3])
+    items = row["responses_create_params"]["input"]
+    thoughts = [item for item in items if item.get("type") == "reasoning"]
+    thoughts[0]["encrypted_content"], thoughts[1]["encrypted_content"] = "gAAAA", None
+    items.insert(0, {"role": "developer", "content": "Be kind."})
+    path = write({"reward/mean": 0.5, "sample": row} if profiled else row)
+    assert main(["convert", "--to", to, str(path), str(tmp_path / "out.jsonl")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["not"] == (
+        "held 1 role developer, read as system, 1 encrypted_content of a reasoning"
+    )
+    chat = {"messages": [{"role": "developer", "content": "Be kind."}, *GOOD["messages"]]}
+    assert main(["convert", "--to", to, str(write(chat)), str(tmp_path / "out.jsonl")]) == 0
+    assert "not held 1 role developer" in capsys.readouterr().out
+
+
+def test_a_batch_of_one_call_stays_one(write: Write, tmp_path: Path, capsys: Any) -> None:
+    file = EXAMPLES / "nemo_gym_tool_pivot_parallel_examples.jsonl.gz"
+    row = json.loads(gzip.decompress(file.read_bytes()).splitlines()[0])
+    calls = row["expected_action"]["calls"][:1]
+    row["expected_action"] = {"type": "function_call_batch", "ordered": False, "calls": calls}
+    path, chat, out = write(row), tmp_path / "chat.jsonl", tmp_path / "out.jsonl"
+    assert main(["convert", "--to", "openai_chat", str(path), str(chat)]) == 0
+    for source in (path, chat):
+        command = ["convert", "--to", "nemo_gym", str(source), str(out), "--calls"]
+        assert main([*command, "batch"]) == 0
+        assert "not held nothing" in capsys.readouterr().out
+        written = json.loads(out.read_text())
+        assert written["expected_action"] == row["expected_action"]
+        assert "batch_of_one" not in written
+        assert main([*command, "singular"]) == 0
+        assert "1 fact 'batch_of_one' of a turn" in capsys.readouterr().out
+        assert json.loads(out.read_text())["expected_action"] == calls[0]
+
+
 def test_bad_rows_are_set_aside(write: Write, tmp_path: Path, capsys: Any) -> None:
     path, out = write(GOOD, b"{", {"messages": []}), tmp_path / "out" / "chat.jsonl"
     assert main(["convert", "--to", "openai_chat", str(path), str(out)]) == 0
