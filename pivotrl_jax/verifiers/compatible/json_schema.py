@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.verifiers.compatible.patterns import found
 
 Schema = Mapping[str, Any] | bool
 
@@ -34,8 +35,8 @@ _UNSUPPORTED = frozenset({"unevaluatedItems", "unevaluatedProperties", "$dynamic
 def fits(value: Any, schema: Schema) -> bool:
     """Whether `value` satisfies `schema`, whose `$ref`s point into itself.
 
-    Raises UserError for a keyword that cannot be judged here, RecursionError for a schema or a
-    value that is too deep.
+    Raises UserError for a keyword or a pattern that cannot be judged here, RecursionError for
+    a schema or a value that is too deep.
     """
     return _well_formed(schema) and _fits(value, schema, schema)
 
@@ -96,7 +97,7 @@ def _object(value: dict[str, Any], schema: Mapping[str, Any], root: Schema) -> b
     names, rest = schema.get("propertyNames", True), schema.get("additionalProperties", True)
     for name, child in value.items():
         parts = [properties[name]] if name in properties else []
-        parts += [part for pattern, part in patterns.items() if re.search(pattern, name)]
+        parts += [part for pattern, part in patterns.items() if found(pattern, name)]
         if not _fits(name, names, root):
             return False
         if not all(_fits(child, part, root) for part in parts or [rest]):
@@ -129,7 +130,7 @@ def _array(value: list[Any], schema: Mapping[str, Any], root: Schema) -> bool:
 
 def _string(value: str, schema: Mapping[str, Any], root: Schema) -> bool:
     return schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", math.inf) and (
-        "pattern" not in schema or re.search(schema["pattern"], value) is not None
+        "pattern" not in schema or found(schema["pattern"], value)
     )
 
 
