@@ -61,7 +61,8 @@ class Command(Rules):
         if len(expert.calls) != 1:
             return Verdict({}, "", error=f"the expert makes {len(expert.calls)} calls, not one")
         wanted = shell_text(expert.calls[0], (self.argument,))
-        if wanted is not None and not self._normal(wanted):
+        expected = () if wanted is None else self._normal(wanted)
+        if wanted is not None and not expected:
             return Verdict({}, "", error="the expert's command is empty")
         calls = sampled.action.calls
         problems = list(sampled.problems) or ([] if len(calls) == 1 else [f"{len(calls)} calls"])
@@ -78,7 +79,9 @@ class Command(Rules):
         if wanted is None or given is None:
             scores = _compare_arguments(expert.calls[0], calls[0])
         elif interchangeable(expert.calls[0], calls[0]):
-            scores = self._compare_commands(wanted, given)
+            scores = compare(expected, self._normal(given))
+            if scores and wanted[_MAX_PARSED:] != given[_MAX_PARSED:]:
+                scores |= {"exact": 0.0, "content": 0.0}
         else:
             return self._scores(base, "another tool")
         if not scores:
@@ -88,12 +91,6 @@ class Command(Rules):
 
     def _normal(self, text: str) -> tuple[Pipeline, ...]:
         return normalise(text[:_MAX_PARSED], self.root)
-
-    def _compare_commands(self, expected: str, actual: str) -> dict[str, float]:
-        scores = compare(self._normal(expected), self._normal(actual))
-        if scores and expected[_MAX_PARSED:] != actual[_MAX_PARSED:]:
-            scores |= {"exact": 0.0, "content": 0.0}
-        return scores
 
 
 def _compare_arguments(expected: ToolCall, actual: ToolCall) -> dict[str, float]:
