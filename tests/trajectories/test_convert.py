@@ -2,27 +2,18 @@
 
 import dataclasses
 import gzip
-import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pivotrl_jax.trajectories import (
-    EVERY_TURN,
     Message,
     ToolCall,
     Trajectory,
-    candidates,
-    files,
     read,
 )
 from pivotrl_jax.trajectories.__main__ import main
@@ -194,61 +185,6 @@ def test_bad_rows_are_set_aside(write: Write, tmp_path: Path, capsys: Any) -> No
     assert [json.loads(line)["line"] for line in quarantine] == [2, 3]
 
 
-@pytest.mark.parametrize("to", ["openai_chat", "nemo_gym"])
-@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
-def test_what_is_called_compressed_is(ending: str, to: str, tmp_path: Path) -> None:
-    plain, out = tmp_path / "plain.jsonl", tmp_path / f"rows.jsonl{ending}"
-    for path in (plain, out):
-        assert main(["convert", "--to", to, str(FILES[2]), str(path)]) == 0
-    magic = {"": plain.read_bytes()[:4], ".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}[ending]
-    assert out.read_bytes().startswith(magic)
-    assert list(files.lines(out))[-1].data == list(files.lines(plain))[-1].data
-    assert len(out.read_bytes()) < len(plain.read_bytes()) / 3 or not ending
-
-
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [
-        ("rows.jsonl", "rows.jsonl"),
-        ("rows.jsonl", "link.jsonl"),
-        ("*.jsonl", "rows.jsonl"),
-        (".", "rows.jsonl"),
-        # Bad rows would be written over it.
-        ("out.quarantine.jsonl", "out"),
-        ("rows.jsonl", "folder"),
-        ("rows.jsonl", "rows.jsonl/out.jsonl"),
-        ("rows.jsonl", "out.json"),
-    ],
-)
-def test_nothing_is_written_where_it_must_not_be(
-    source: str, target: str, tmp_path: Path, write: Write, capsys: Any
-) -> None:
-    write(GOOD, b"{")
-    write(GOOD, b"{", name="out.quarantine.jsonl")
-    (tmp_path / "link.jsonl").symlink_to(tmp_path / "rows.jsonl")
-    (tmp_path / "folder").mkdir()
-    before = {path: path.read_bytes() for path in tmp_path.glob("*") if path.is_file()}
-    command = ["convert", "--to", "openai_chat", str(tmp_path / source), str(tmp_path / target)]
-    assert main(command) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert target.rpartition("/")[2] in error
-    assert before == {path: path.read_bytes() for path in tmp_path.glob("*") if path.is_file()}
-
-
-def test_a_reader_that_leaves_early_is_no_error() -> None:
-    command = [sys.executable, "-m", "pivotrl_jax.trajectories", "inspect"]
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(
-        [*command, str(DATA / "tool_use/tau2_sft_v1_small.jsonl.gz")],
-        stdout=writing, stderr=subprocess.PIPE, cwd=DATA.parents[1], check=False,
-    )  # fmt: skip
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
 def test_repeated_rows_are_told(write: Write, tmp_path: Path, capsys: Any) -> None:
     rows = gzip.decompress(FILES[-2].read_bytes()).splitlines()[:3]
     path, out = write(*rows, rows[1]), tmp_path / "out.jsonl"
@@ -256,87 +192,6 @@ def test_repeated_rows_are_told(write: Write, tmp_path: Path, capsys: Any) -> No
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["folded"].startswith("4 pivot rows into ")
     assert "(1 repeated)" in lines["folded"]
-
-
-def work_directory(
-    path: Path,
-    selected: dict[str, bool],
-    rewards: dict[str, list[Any]],
-    domains: Sequence[str] = "d",
-) -> Path:
-    """What a run leaves; `domains` in turn are those of the candidates."""
-    (path / "select").mkdir(parents=True)
-    (path / "profile" / "train").mkdir(parents=True)
-    table = pa.table({
-        "candidate_id": list(selected),
-        "selected": list(selected.values()),
-        "domain": list(itertools.islice(itertools.cycle(domains), len(selected))),
-    })  # fmt: skip
-    pq.write_table(table, path / "select" / "table.parquet")
-    pairs = [(name, reward) for name, own in rewards.items() for reward in own]
-    samples = pa.table({
-        "candidate_id": [name for name, _ in pairs],
-        "reward": pa.array([reward for _, reward in pairs], pa.float64()),
-    })  # fmt: skip
-    pq.write_table(samples, path / "profile" / "train" / "samples-00000.parquet")
-    (path / "profile" / "train" / "manifest.json").write_text("{}")
-    return path
-
-
-def test_selected_pivots_of_a_run_with_their_pass_rates(tmp_path: Path, capsys: Any) -> None:
-    file = DATA / "tool_use/tau2_sft_v1_small.jsonl.gz"
-    ids = [c.id for t in read(file)[0] for c in candidates(t, EVERY_TURN, "train")[0]][:3]
-    run = work_directory(
-        tmp_path / "run",
-        {ids[0]: True, ids[1]: False, ids[2]: True},
-        {ids[0]: [1.0, 0.0, None, 1.0], ids[1]: [1.0], ids[2]: [0.0, 0.0]},
-    )
-    out = tmp_path / "rows.jsonl"
-    command = ["convert", "--to", "nemo_gym", "--agent", "mine", "--run", str(run)]
-    assert main([*command, str(file), str(out)]) == 0
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["uuid"] for row in rows] == [ids[0], ids[2]]
-    assert [(r["pass_rate"], r["pass_rate_total"], r["pass_rate_passed"]) for r in rows] == [
-        (pytest.approx(2 / 3), 3, 2),
-        (0.0, 2, 0),
-    ]
-    assert {row["agent_ref"]["name"] for row in rows} == {"mine"}
-    assert "not_selected" in capsys.readouterr().out
-
-
-def test_a_run_on_several_domains(tmp_path: Path, capsys: Any) -> None:
-    # Ids of trajectories may hold slashes, and a domain may have one that looks like another's.
-    row = {**GOOD, "id": "a/b"}
-    file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-    file.write_text(json.dumps(row))
-    command = ["convert", "--to", "nemo_gym", str(file), str(out), "--run"]
-    run = work_directory(
-        tmp_path / "run",
-        {"one/a/b#0": True, "other/x#0": True, "one/y#0": False},
-        {"one/a/b#0": [1.0, 0.0], "other/x#0": [1.0]},
-        ("one", "other"),
-    )
-    assert main([*command, str(run)]) == 0
-    assert json.loads(out.read_text())["pass_rate"] == 0.5
-    both = work_directory(
-        tmp_path / "both", {"one/a/b#0": True, "other/a/b#0": True}, {}, ("one", "other")
-    )
-    assert main([*command, str(both)]) == 2
-    assert "two domains" in capsys.readouterr().err
-    # Where there is one, its name is no prefix.
-    alone = work_directory(tmp_path / "alone", {"a/b#0": True}, {"a/b#0": [1.0]}, ("a",))
-    assert main([*command, str(alone)]) == 0
-    assert json.loads(out.read_text())["pass_rate"] == 1.0
-
-
-def test_a_run_that_does_not_fit_is_named(tmp_path: Path, capsys: Any) -> None:
-    file, out = DATA / "tool_use/tau2_sft_v1_small.jsonl.gz", tmp_path / "rows.jsonl"
-    command = ["convert", "--to", "nemo_gym", str(file), str(out), "--run"]
-    assert main([*command, str(tmp_path / "none")]) == 2
-    assert "holds no selected pivots" in capsys.readouterr().err
-    run = work_directory(tmp_path / "run", {"other#1": True}, {"other#1": [1.0]})
-    assert main([*command, str(run)]) == 2
-    assert "none of the 1 selected pivots" in capsys.readouterr().err
 
 
 def test_errors_are_one_sentence(tmp_path: Path, capsys: Any) -> None:
