@@ -140,6 +140,7 @@ def test_the_history_says_more_of_a_turn_than_its_row(history: Message) -> None:
         (row(USER, LOOK), of(row(USER, LOOK, SEEN, ANSWER), tools=({"name": "ls"},))),
         (row(USER, LOOK), of(row(USER, LOOK, SEEN, ANSWER), task_id="other")),
         (row(USER, ANSWER), row(USER, LOOK)),
+        (row(USER, LOOK, SEEN, ANSWER), row(USER, LOOK, of(SEEN, answers=1), ANSWER)),
         (row(USER, LOOK, trajectory_id=1), row(USER, LOOK, trajectory_id=2)),
         (row(USER, LOOK, trajectory_id=1), row(USER, LOOK, SEEN, ANSWER)),
         (
