@@ -208,6 +208,12 @@ def test_commands_that_differ_beyond_the_parsed_part_are_not_the_same() -> None:
     assert judge(bash(head + "a\nE"), bash(head + "a\nE"))["command"] == 1
 
 
+def test_long_commands_that_are_not_the_same_are_no_more_than_nearly_so() -> None:
+    files = " ".join(f"file_{i}.txt" for i in range(300))
+    found = judge(bash(f"cat {files} a b"), bash(f"cat {files} b a"))
+    assert 0.9 < found["command"] < 1
+
+
 def test_the_same_lines_of_another_file_are_no_overlap() -> None:
     other = editor("view", "/testbed/b.py", view_range=[1, 5])
     assert judge(editor("view", view_range=[1, 5]), other)["range"] == 0

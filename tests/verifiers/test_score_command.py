@@ -196,6 +196,10 @@ def test_a_config_of_terminus_changes_upstreams_defaults() -> None:
         (("--verifier", "comand"), "no strict verifier 'comand'"),
         (("--verifier", "tool_name", "--threshold", "0.5"), "'tool_name' accepts by no similarity"),
         (("--verifier", "sql"), "--databases"),
+        (
+            ("--verifier", "sql", "--databases", "no/such"),
+            "or --databases on the command line",
+        ),
         ((*COMPATIBLE, "missing.jsonl.zst", "-"), "missing.jsonl.zst cannot be read"),
         ((*COMPATIBLE, "--threshold", "nan"), "'nan' is no finite number"),
         ((*COMPATIBLE, "--threshold", "high"), "'high' is no finite number"),

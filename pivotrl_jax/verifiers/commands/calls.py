@@ -26,6 +26,8 @@ def shell_text(call: ToolCall, arguments: tuple[str, ...]) -> str | None:
     if not isinstance(call.arguments, dict):
         return None
     counting = {name: v for name, v in call.arguments.items() if name not in INCIDENTAL}
+    if counting.get("is_input") in (False, "false"):  # OpenHands' way to say: a new command
+        del counting["is_input"]
     places = [counting.pop(name) for name in _PLACES if isinstance(counting.get(name), str)]
     texts = [counting.pop(name) for name in arguments if isinstance(counting.get(name), str)]
     if counting or len(texts) != 1:

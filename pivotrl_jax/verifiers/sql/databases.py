@@ -34,7 +34,7 @@ class Databases:
         if not path or not self._path.exists():
             raise UserError(
                 f"there are no databases at {path!r}: set reward.databases to a folder of .sqlite "
-                "files or a tar archive of them"
+                "files or a tar archive of them, or --databases on the command line"
             )
         self._archived = None if self._path.is_dir() else _unpacked(self._path)
         self._lock = threading.RLock()
@@ -81,5 +81,5 @@ def _unpacked(path: Path) -> dict[str, bytes]:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(
             f"{path} is no readable tar archive ({error}): set reward.databases to a folder of "
-            ".sqlite files or a tar archive of them"
+            ".sqlite files or a tar archive of them, or --databases on the command line"
         ) from error
