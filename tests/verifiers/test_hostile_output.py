@@ -1,4 +1,4 @@
-"""Whatever a model writes: no crash, a verdict in bounded time, and no reward for garbage."""
+"""Whatever a model writes: no crash, a verdict, and no reward for garbage."""
 
 import itertools
 import json

@@ -160,7 +160,7 @@ def test_types_of_several_dialects(value: Any, kind: Any, holds: bool) -> None:
         {"$ref": "#/nowhere/at/all"},
     ],
 )
-def test_odd_schemas_take_bounded_time(node: dict[str, Any]) -> None:
+def test_odd_schemas_are_applied(node: dict[str, Any]) -> None:
     for value in ("a" * 100_000 + "b", [[["x"]]] * 1000, {"a": [1] * 100_000}):
         violations(value, schema(node))
         canonical(value, schema(node))
