@@ -19,6 +19,7 @@ from absl import logging
 from experiments.candidates import Corpus
 from experiments.context import EVALUATE, Run, key_of, write_json
 from experiments.progress import Progress, StageRecord
+from experiments.reuse import reuse
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import heldout_difference, heldout_reward, perplexity, read_texts
 from pivotrl_jax.models import Params
@@ -52,12 +53,15 @@ def profile_stage(
 ) -> pa.Table:
     """Samples and judges K actions per turn into the store `name`; returns its candidate table.
 
-    `truncated` overrides the settings of the domains. Resumes where a killed run stopped. The store
+    `truncated` overrides the settings of the domains. Samples of another run are taken where the
+    settings say so. Resumes where a killed run stopped. The store
     is pinned to the policy, the candidates and the settings that its samples depend on.
     """
     manifest = _manifest(run, params, turns) | {"samples": samples, "truncated": truncated}
     store = ProfileStore(run.workdir / name, manifest)
     judging = run.judging(truncated)
+    if run.settings.profile.samples_from is not None:
+        reuse(store, Path(run.settings.profile.samples_from) / name, manifest, turns, judging)
     done = store.done()
     with Progress(name, len(turns), "candidates", initial=len(done)) as bar:
         batches = rollouts(

@@ -90,9 +90,14 @@ class SftSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProfileSettings:
-    """`samples` (K) actions per candidate."""
+    """`samples` (K) actions per candidate.
+
+    `samples_from` is the work directory of another run: what it sampled from the same policy at the
+    same candidates is judged by this run's rewards instead of being drawn again.
+    """
 
     samples: int = 16
+    samples_from: str | None = None
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
 
 

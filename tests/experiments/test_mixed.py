@@ -11,11 +11,12 @@ import pytest
 
 from experiments import mixed, presets, rejudge
 from experiments.candidates import candidates_stage, read_stage
-from experiments.context import Run
+from experiments.context import PROFILE, Run, key_of
 from experiments.report_data import load
 from experiments.report_domains import domain_rows
+from experiments.rollout_stages import profile_stage
 from experiments.run import execute
-from experiments.settings import DomainSettings, ModelSettings
+from experiments.settings import DomainSettings, ModelSettings, Settings, from_config
 from experiments.train_stage import _batches
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh
@@ -23,6 +24,7 @@ from pivotrl_jax.pivots import SelectionSettings, Turn, read_samples
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.trajectories import Action
 from pivotrl_jax.verifiers import verifier
+from pivotrl_jax.verifiers.recipes import SAME_TOOL
 
 replace = dataclasses.replace
 DOMAINS = ("terminal", "sql")
@@ -165,3 +167,42 @@ def test_rejudge_takes_one_domain_of_several(
     rejudge.main([*arguments, "--domain=terminal"])
     assert "mixed candidates" in capsys.readouterr().out
     assert (workdir / "rejudge/terminal/tool_name.jsonl").exists()
+
+
+def judged_anew(workdir: Path, tmp_path: Path, **changes: Any) -> Run:
+    """The run of `workdir` under `tool_name`, its training profile taken over."""
+    stored = json.loads((workdir / "config.json").read_text())["config"]
+    settings = from_config(Settings, stored)
+    reward = replace(settings.reward, verifier="tool_name", recipe=SAME_TOOL)
+    profile = replace(settings.profile, **{"samples_from": str(workdir), **changes})
+    settings = replace(settings, reward=reward, profile=profile)
+    run = Run(settings, tmp_path, make_mesh(MeshSettings(), jax.devices()[:1]))
+    corpus = candidates_stage(run, read_stage(run))
+    key, samples = key_of(run, PROFILE), settings.profile.samples
+    turns = corpus.turns["train"]
+    with jax.set_mesh(run.mesh):
+        profile_stage(run, corpus, run.base_params(), "profile/train", turns, key, samples)
+    return run
+
+
+def test_samples_of_another_run_are_judged_anew(workdir: Path, tmp_path: Path) -> None:
+    run = judged_anew(workdir, tmp_path)
+    before, after = (
+        {(row["candidate_id"], row["sample"]): row for row in read_samples(path).to_pylist()}
+        for path in (workdir / "profile/train", run.workdir / "profile/train")
+    )
+    assert before.keys() == after.keys()
+    for place, row in after.items():
+        for column in ("tokens", "text", "length", "drafted", "truncated", "logp", "malformed"):
+            assert row[column] == before[place][column]
+        if place[0].startswith("terminal/"):
+            assert list(json.loads(row["criteria"])) == list(verifier("tool_name").criteria)
+        else:
+            assert row == before[place]
+
+
+def test_samples_drawn_otherwise_are_refused(workdir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="were drawn with another sampling; leave"):
+        judged_anew(workdir, tmp_path, sampling=SamplingSettings(temperature=0.7, max_tokens=48))
+    with pytest.raises(UserError, match="holds no profile to take samples from"):
+        judged_anew(workdir, tmp_path / "other", samples_from="nowhere")
