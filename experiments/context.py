@@ -71,6 +71,12 @@ class Run:
             name: Domain(own, self.tokenizer, cache) for name, own in self.settings.domains.items()
         }
 
+    @cached_property
+    def judge_stats_before(self) -> dict[str, Any]:
+        """What the judges were asked in earlier attempts at this run."""
+        path = self.workdir / "judge" / "stats.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
     def judging(self, truncated: Truncated | None = None) -> Judging:
         """`truncated` overrides what the settings of the domains say of such samples."""
         return Judging(
@@ -127,11 +133,25 @@ def provenance(settings: Settings) -> dict[str, Any]:
 
 
 def write_judge_stats(run: Run) -> None:
-    """How often each domain's judge was asked, what failed and what it cost."""
+    """How often each domain's judge was asked, what failed and what it cost, resumed runs added."""
+    before = run.judge_stats_before
     asked = {name: own.judge for name, own in run.domains.items() if own.judge is not None}
     if asked:
-        stats = {name: dataclasses.asdict(own.client.stats()) for name, own in asked.items()}
+        stats = {
+            name: added(before.get(name, {}), dataclasses.asdict(own.client.stats()))
+            for name, own in asked.items()
+        }
         write_json(run.workdir / "judge" / "stats.json", stats)
+
+
+def added(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums of counts under the same names, also one level down."""
+    return {
+        name: added(a.get(name, {}), b.get(name, {}))
+        if isinstance(a.get(name, b.get(name)), Mapping)
+        else a.get(name, 0) + b.get(name, 0)
+        for name in a.keys() | b.keys()
+    }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

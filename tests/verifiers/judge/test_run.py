@@ -41,6 +41,20 @@ def test_the_judge_is_asked_where_the_rules_leave_it_open(server, tmp_path: Path
     assert list((tmp_path / "judge" / "cache").rglob("*"))
 
 
+def test_what_a_resumed_run_asks_is_added(server, tmp_path: Path) -> None:
+    path = tmp_path / "judge" / "stats.json"
+    write_judge_stats(open_run(settings(server.url), tmp_path))
+    first = json.loads(path.read_text())["swe"]
+    again = open_run(settings(server.url), tmp_path)
+    for _ in range(2):  # every stage writes them
+        write_judge_stats(again)
+    second = json.loads(path.read_text())["swe"]
+    assert (
+        second["requests"] == first["requests"] + again.domains["swe"].judge.client.stats().requests
+    )
+    assert second["requests"] > 0
+
+
 def test_a_judge_that_does_not_answer_is_told_at_the_start(server, tmp_path: Path) -> None:
     server.script = [server.sends(b"no", status=500)]
     with pytest.raises(UserError, match=r"the judge at .* gives no verdict .* mend judge\.url"):
