@@ -6,8 +6,8 @@
     python -m experiments.run --config=experiments/sql.py:pod
 
 preset   hardware                    time        what comes out
-smoke    2 CPU cores, 8 GiB          2 minutes   every stage once; figures mean nothing
-laptop   2 CPU cores, 8 GiB          30 minutes  figures for schemas that were never trained on
+smoke    2 CPU cores, 10 GiB         2 minutes   every stage once; figures mean nothing
+laptop   2 CPU cores, 10 GiB         30 minutes  figures for schemas that were never trained on
 host     one accelerator host        not run yet
 pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
 """
