@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import FlagOrderError
 
 from experiments import report
 from experiments.candidates import candidates_stage, read_stage
@@ -179,6 +180,8 @@ def parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         problem = re.sub(r"\\n|\\|'", " ", str(error)).strip()
         raise UserError(f"no such configuration field: {' '.join(problem.split())}") from error
+    except FlagOrderError as error:
+        raise UserError("--config=FILE must come before the fields that it is to change") from error
     except (flags.Error, TypeError, ValueError, OSError) as error:
         # ml_collections wraps a config file's own error in its traceback; the last line says it.
         last = str(error).strip().splitlines()[-1].strip()

@@ -106,6 +106,11 @@ def test_without_a_config_file_the_laptop_preset_runs(parse: Parse) -> None:
     assert (config.preset, config.train.steps) == ("laptop", 3)
 
 
+def test_a_config_file_after_what_overrides_it_is_told(parse: Parse) -> None:
+    with pytest.raises(UserError, match=r"--config=FILE must come before the fields"):
+        parse("--config.train.steps=3", "--config=experiments/swe.py:smoke")
+
+
 @pytest.mark.parametrize(("argument", "said"), WRONG)
 def test_a_mistake_is_one_line_that_names_it(argument: str, said: str, parse: Parse) -> None:
     with pytest.raises(UserError, match=said) as caught:
