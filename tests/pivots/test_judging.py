@@ -24,7 +24,7 @@ GRADINGS = {
     "tools": Grading(
         action_format("hermes"),
         verifier("tool_call"),
-        Recipe("graded", accept=(("kind", 1.0),), graded="values"),
+        Recipe("same_kind", accept=(("kind", 1.0),)),
         "fail",
     ),
 }
@@ -68,7 +68,7 @@ def test_each_turn_is_judged_by_the_rules_of_its_domain(tokenizer: Tokenizer) ->
         own = list(sample_records(rollout(tokenizer, [domain]), mine, alone))
         for record, expected in zip(records[4 * i : 4 * i + 4], own, strict=True):
             assert record | {"candidate_id": "0"} == expected
-    np.testing.assert_array_equal(judged.rewards_PK, [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 1, 0]])
+    np.testing.assert_array_equal(judged.rewards_PK, [[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1]])
     # What reached the cap counts in one domain and not in the other.
     np.testing.assert_array_equal(judged.valid_PK[:, 3], [True, False, True])
 
