@@ -81,7 +81,6 @@ def tree_batch(drawn: Drawn) -> PolicyBatch:
         ~valid_PK,
         pivots=len(turns),
         multiple=MULTIPLE,
-        reach=max(len(sample.tokens) for group in drawn.rollout.samples for sample in group),
     )
     return micro_batches(rows, 1)
 

@@ -44,14 +44,14 @@ def turns(job: Mapping[str, Any]) -> list[Turn]:
     ]
 
 
-def batch(rows: list[Row], trunks: list[np.ndarray], rollout: Rollouts, cap: int) -> PolicyBatch:
+def batch(rows: list[Row], trunks: list[np.ndarray], rollout: Rollouts) -> PolicyBatch:
     """Every other sample is a success: what is learnt does not matter here."""
     shape = (len(rollout.turns), len(rollout.samples[0]))
     reward_PK = np.broadcast_to(np.arange(shape[1]) % 2, shape).astype(np.float32)
     valid_PK = np.ones(shape, bool)
     return policy_batch(
         rows, trunks, rollout, reward_PK, valid_PK, ~valid_PK,
-        pivots=max(len(part) for _, part in rows), multiple=MULTIPLE, reach=cap,
+        pivots=max(len(part) for _, part in rows), multiple=MULTIPLE,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
             model.tokenizer, sampling, EngineSettings(), mesh,
         )  # fmt: skip
         sampled = time.perf_counter()
-        own = batch(rows, trunks, rollout, cap)
+        own = batch(rows, trunks, rollout)
         state, _ = jax.block_until_ready(step(state, None, own))
         seconds["sampling"].append(sampled - began)
         seconds["update"].append(time.perf_counter() - sampled)

@@ -28,8 +28,8 @@ def tree_attention(
     chosen = choose("tree_attention", implementation, interpret)
     if chosen == "reference":
         return reference.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree)
-    if chosen == "xla":
-        return xla.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree)
     _, length, _, groups, width = q_RTHGE.shape
     blocks = blocks_for(jax.devices()[0].device_kind, groups, width, length)
+    if chosen == "xla":
+        return xla.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks)
     return pallas.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, interpret)

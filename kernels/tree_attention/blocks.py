@@ -1,4 +1,4 @@
-"""Tokens that the TPU kernels treat at a time."""
+"""Tokens that are treated at a time."""
 
 import dataclasses
 
@@ -14,8 +14,10 @@ class Blocks:
 # (device kind begins with, at most so many numbers G * E per query, blocks). The first that fits
 # holds. Operands in two buffers, G x queries x E each, and in the backward pass four arrays of
 # keys x queries scores in float32 stay within 16 MiB of VMEM. Each byte of a key or value is good
-# for G x queries operations, of which v6e does 560 in the time that it takes to read the byte.
+# for G x queries operations, of which v6e does 560 in the time that it takes to read the byte. On a
+# CPU, where the XLA form runs, scores are to stay in its cache.
 BLOCKS = (
+    ("cpu", 2**31, Blocks(queries=256, keys=256)),
     ("TPU v6", 128, Blocks(queries=1024, keys=512)),
     ("", 1024, Blocks(queries=512, keys=512)),
     ("", 2048, Blocks(queries=256, keys=512)),

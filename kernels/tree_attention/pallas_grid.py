@@ -1,69 +1,18 @@
-"""Which blocks of queries and keys the TPU kernels visit, and in what order.
+"""How the TPU kernels are called: a grid over rows, heads, blocks and the blocks they visit.
 
-A token sees two runs of keys: its trunk up to its prefix, and its own branch from its first token
-up to itself. So three integers per query (`sights`) hold the whole mask, and a list per block names
-the blocks of the other side that it has to do with. The lists go ahead of the kernels as scalars:
-what they do not name is neither read nor multiplied.
+The lists of visits go ahead of the kernels as scalars.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
 from kernels.tree_attention.blocks import Blocks
-from pivotrl_jax.trees import TokenTree
-
-
-def sights(tree: TokenTree, padded: int) -> Int[Array, "R 1 3 T"]:
-    """Every token sees [first, prefix) and [own, itself]: its first, prefix and own, int32.
-
-    A trunk token's own run is empty, as its prefix reaches beyond itself; padding, which has first,
-    prefix and position 0, sees nothing but itself.
-    """
-    widths = ((0, 0), (0, padded - tree.shape[1]))
-    fields = (tree.first, tree.prefix, tree.positions)
-    first_RT, prefix_RT, positions_RT = (jnp.pad(x, widths) for x in fields)
-    own_RT = jnp.arange(padded) - (positions_RT - (prefix_RT - first_RT))
-    return jnp.stack([first_RT, prefix_RT, own_RT], axis=1)[:, None].astype(jnp.int32)
-
-
-def seen(sights_R13T: Int[Array, "R 1 3 T"], blocks: Blocks) -> Bool[Array, "R I J"]:
-    """Whether any query of block i sees any key of block j.
-
-    Exact where a row holds one tree: the branches in a block of queries lie one after the other, so
-    that their own runs make one run. With several trees, keys between two trunks' prefixes come
-    along.
-    """
-    rows, _, _, padded = sights_R13T.shape
-    first_RIQ, prefix_RIQ, own_RIQ = jnp.moveaxis(
-        sights_R13T[:, 0].reshape(rows, 3, -1, blocks.queries), 1, 0
-    )
-    first_RIQ = jnp.where(first_RIQ < prefix_RIQ, first_RIQ, padded)
-    first_RI1, own_RI1 = (x.min(-1, keepdims=True) for x in (first_RIQ, own_RIQ))
-    prefix_RI1 = prefix_RIQ.max(-1, keepdims=True)
-    start_J = jnp.arange(0, padded, blocks.keys)
-    end_J = start_J + blocks.keys
-    end_I1 = blocks.queries * (1 + jnp.arange(padded // blocks.queries))[:, None]
-    on_trunk = (start_J < prefix_RI1) & (end_J > first_RI1)
-    return on_trunk | ((end_J > own_RI1) & (start_J < end_I1))
-
-
-def _visits(seen_RIJ: Bool[Array, "R I J"]) -> tuple[Int[Array, "R I"], Int[Array, "R I J"]]:
-    """How many blocks each outer block visits, and which: those that are seen, in order.
-
-    The rest of the list repeats the last of them: a block that is there already is not fetched.
-    Every token sees itself, so there is one.
-    """
-    count_RI = seen_RIJ.sum(axis=-1, dtype=jnp.int32)
-    order_RIJ = jnp.argsort(~seen_RIJ, axis=-1, stable=True).astype(jnp.int32)
-    last_RI1 = jnp.take_along_axis(order_RIJ, count_RI[..., None] - 1, axis=-1)
-    visit = jnp.arange(seen_RIJ.shape[-1]) < count_RI[..., None]
-    return count_RI, jnp.where(visit, order_RIJ, last_RI1)
+from kernels.tree_attention.sights import visits
 
 
 class Specs(NamedTuple):
@@ -106,14 +55,14 @@ def call(
     scratch: Sequence[Any] = (),
 ) -> tuple[Array, ...]:
     """Runs `kernel` over all rows, heads, blocks I and the blocks J that they visit."""
-    rows, outer, visits = seen_RIJ.shape
+    rows, outer, most = seen_RIJ.shape
     arrays, in_specs = zip(*inputs, strict=True)
     shapes, out_specs = zip(*outputs, strict=True)
     run = pl.pallas_call(
         kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
-            grid=(rows, heads, outer, visits),
+            grid=(rows, heads, outer, most),
             in_specs=in_specs,
             out_specs=out_specs,
             scratch_shapes=scratch,
@@ -125,4 +74,4 @@ def call(
         interpret=interpret,
         name=f"tree_attention_{kernel.__name__}",
     )
-    return run(*_visits(seen_RIJ), *arrays)
+    return run(*visits(seen_RIJ), *arrays)

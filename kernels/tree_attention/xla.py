@@ -1,146 +1,166 @@
-"""Blocks of queries in plain XLA, with a backward pass of its own.
+"""Loops over blocks in plain XLA.
 
-A block of trunk tokens reads the trunk up to its own end. A block of branch tokens reads the whole
-trunk and, of the branches, only as far back as one branch reaches: the cost grows with the number
-of branches, not with its square. The forward pass keeps outputs and log-sum-exps, and the backward
-pass recomputes the scores of one block at a time.
+Scores of one block of queries and one of keys stay in a processor's cache, and what nobody sees is
+not multiplied: other trees of the row, branches of others, and most of what is masked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from kernels.tree_attention import blocked
+from kernels.tree_attention.blocks import Blocks
 from kernels.tree_attention.reference import MASKED
-from pivotrl_jax.trees import Layout, TokenTree, visible
+from kernels.tree_attention.sights import seen, visits
+from pivotrl_jax.trees import TokenTree
 
-QUERY_BLOCK = 256
-# What a remat policy keeps so that the backward pass need not attend again.
-RESIDUALS = ("tree_attention_out", "tree_attention_lse")
-
-# Inside, heads come before tokens, and the G query heads of a key head are rows of one matrix.
-Spans = list[slice]
+# The G query heads of a key head are rows of one matrix: Q is G times a block's queries, K are a
+# block's keys.
+Carry = TypeVar("Carry")
 F32 = {"preferred_element_type": jnp.float32}
 
 
-@jax.custom_vjp
 def tree_attention(
     q_RTHGE: Float[Array, "R T H G E"],
     k_RTHE: Float[Array, "R T H E"],
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
+    blocks: Blocks,
 ) -> Float[Array, "R T H G E"]:
-    """As `reference.tree_attention`, with one block of scores in memory at a time."""
-    return _forward(q_RTHGE, k_RTHE, v_RTHE, tree)[0]
+    """As `reference.tree_attention`."""
+    passes = blocked.Passes(attend, differentiate)
+    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, passes, blocks)
 
 
-def _blocks(layout: Layout) -> Iterator[tuple[slice, Spans]]:
-    """Blocks of queries and the spans of keys that they may see."""
-    for first, last in ((0, layout.trunk), (layout.trunk, layout.size)):
-        for start in range(first, last, QUERY_BLOCK):
-            stop = min(start + QUERY_BLOCK, last)
-            if first == 0:
-                yield slice(start, stop), [slice(0, stop)]
-            else:
-                back = max(layout.trunk, start - layout.reach)
-                yield slice(start, stop), [slice(0, layout.trunk), slice(back, stop)]
+def attend(
+    q_RHGTE: Float[Array, "R H G T E"],
+    k_RHTE: Float[Array, "R H T E"],
+    v_RHTE: Float[Array, "R H T E"],
+    sights_R13T: Int[Array, "R 1 3 T"],
+    blocks: Blocks,
+) -> tuple[Float[Array, "R H G T E"], Float[Array, "R H G T"]]:
+    """A running softmax for one block of queries after the other (Milakov and Gimelshein 2018)."""
+    count_RI, order_RIJ = visits(seen(sights_R13T, blocks))
+
+    def of_block(row: jax.Array, i: jax.Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
+        q = _block(q_RHGTE, row, i, blocks.queries)
+
+        def visit(n: jax.Array, so_far: tuple[Array, ...]) -> tuple[Array, ...]:
+            largest, total, out = so_far
+            j = order_RIJ[row, i, n]
+            k, v = (_block(x, row, j, blocks.keys) for x in (k_RHTE, v_RHTE))
+            scores = _scores(q, k, sights_R13T[row, 0], i, j, blocks)
+            # A query that has seen nothing yet sums up ones; its first key scales them to zero.
+            new = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
+            weights, scale = jnp.exp(scores - new), jnp.exp(largest - new)
+            total = scale * total + weights.sum(axis=-1, keepdims=True)
+            own = jnp.einsum("hqk,hke->hqe", weights.astype(v.dtype), v, **F32)
+            return new, total, scale * out + own
+
+        zeros = jnp.zeros((*q.shape[:2], 1), jnp.float32)
+        start = (zeros + MASKED, zeros, jnp.zeros(q.shape, jnp.float32))
+        largest, total, out = jax.lax.fori_loop(0, count_RI[row, i], visit, start)
+        found = (out / total, largest + jnp.log(total))
+        put = (_put(x, y, row, i, blocks.queries) for x, y in zip(done, found, strict=True))
+        new_out, new_lse = put
+        return new_out, new_lse
+
+    out_RHGTE = jnp.zeros_like(q_RHGTE)
+    lse_RHGT1 = jnp.zeros((*q_RHGTE.shape[:-1], 1), jnp.float32)
+    out_RHGTE, lse_RHGT1 = _each(of_block, count_RI.shape, (out_RHGTE, lse_RHGT1))
+    return out_RHGTE, lse_RHGT1[..., 0]
 
 
-def _take(x: Float[Array, "R H T E"], spans: Spans) -> Float[Array, "R H K E"]:
-    return jnp.concatenate([x[:, :, span] for span in spans], axis=2)
+def differentiate(
+    q_RHGTE: Float[Array, "R H G T E"],
+    k_RHTE: Float[Array, "R H T E"],
+    v_RHTE: Float[Array, "R H T E"],
+    sights_R13T: Int[Array, "R 1 3 T"],
+    d_out_RHGTE: Float[Array, "R H G T E"],
+    lse_RHGT: Float[Array, "R H G T"],
+    delta_RHGT: Float[Array, "R H G T"],
+    blocks: Blocks,
+) -> tuple[Float[Array, "R H G T E"], Float[Array, "R H T E"], Float[Array, "R H T E"]]:
+    """Gradients of queries block by block; those of keys and values grow with every visit."""
+    count_RI, order_RIJ = visits(seen(sights_R13T, blocks))
+    of_queries = (q_RHGTE, d_out_RHGTE, lse_RHGT[..., None], delta_RHGT[..., None])
+
+    def of_block(row: jax.Array, i: jax.Array, done: tuple[Array, ...]) -> tuple[Array, ...]:
+        q, d_out, lse, delta = (_block(x, row, i, blocks.queries) for x in of_queries)
+
+        def visit(n: jax.Array, so_far: tuple[Array, ...]) -> tuple[Array, ...]:
+            d_q, *d_kv = so_far
+            j = order_RIJ[row, i, n]
+            k, v = (_block(x, row, j, blocks.keys) for x in (k_RHTE, v_RHTE))
+            probs = jnp.exp(_scores(q, k, sights_R13T[row, 0], i, j, blocks) - lse)
+            d_probs = jnp.einsum("hqe,hke->hqk", d_out, v, **F32)
+            d_scores = (probs * (d_probs - delta)).astype(q.dtype)
+            new = (
+                jnp.einsum("hqk,hqe->hke", d_scores, q, **F32),
+                jnp.einsum("hqk,hqe->hke", probs.astype(v.dtype), d_out, **F32),
+            )
+            grown = [
+                _put(x, _block(x, row, j, blocks.keys) + y, row, j, blocks.keys)
+                for x, y in zip(d_kv, new, strict=True)
+            ]
+            return d_q + jnp.einsum("hqk,hke->hqe", d_scores, k, **F32), *grown
+
+        d_q, *d_kv = done
+        start = (jnp.zeros(q.shape, jnp.float32), *d_kv)
+        own, *d_kv = jax.lax.fori_loop(0, count_RI[row, i], visit, start)
+        return _put(d_q, own, row, i, blocks.queries), *d_kv
+
+    zeros = (jnp.zeros(x.shape, jnp.float32) for x in (q_RHGTE, k_RHTE, v_RHTE))
+    d_q_RHGTE, d_k_RHTE, d_v_RHTE = _each(of_block, count_RI.shape, tuple(zeros))
+    return d_q_RHGTE, d_k_RHTE, d_v_RHTE
 
 
-def _add(
-    total: Float[Array, "R H T E"], x: Float[Array, "R H K E"], spans: Spans
-) -> Float[Array, "R H T E"]:
-    """Adds to the places that `_take` took from."""
-    at = 0
-    for span in spans:
-        n = span.stop - span.start
-        total = total.at[:, :, span].add(x[:, :, at : at + n])
-        at += n
-    return total
-
-
-def _scores(
-    q: Float[Array, "R H Q E"],
-    k: Float[Array, "R H K E"],
-    tree: TokenTree,
-    own: slice,
-    spans: Spans,
-) -> Float[Array, "R H Q K"]:
-    """Masked scores of scaled queries, float32."""
-    keys = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-    groups = q.shape[2] // (own.stop - own.start)
-    mask = jnp.tile(visible(tree, own, keys), (1, groups, 1))[:, None]
-    return jnp.where(mask, jnp.einsum("rhqe,rhke->rhqk", q, k, **F32), MASKED)
-
-
-def _rows(x: Float[Array, "R H G T E"], own: slice) -> Float[Array, "R H Q E"]:
-    return x[:, :, :, own].reshape(*x.shape[:2], -1, x.shape[-1])
-
-
-def _forward(
-    q_RTHGE: Float[Array, "R T H G E"],
-    k_RTHE: Float[Array, "R T H E"],
-    v_RTHE: Float[Array, "R T H E"],
-    tree: TokenTree,
-) -> tuple[Float[Array, "R T H G E"], tuple]:
-    rows, _, heads, groups, width = q_RTHGE.shape
-    q = (q_RTHGE * width**-0.5).transpose(0, 2, 3, 1, 4)
-    k, v = k_RTHE.swapaxes(1, 2), v_RTHE.swapaxes(1, 2)
-    outs, lses = [], []
-    for own, spans in _blocks(tree.layout):
-        scores = _scores(_rows(q, own), _take(k, spans), tree, own, spans)
-        largest = scores.max(axis=-1, keepdims=True)
-        weights = jnp.exp(scores - largest)
-        total = weights.sum(axis=-1, keepdims=True)
-        out = jnp.einsum("rhqk,rhke->rhqe", weights.astype(v.dtype), _take(v, spans), **F32) / total
-        outs.append(out.astype(q.dtype).reshape(rows, heads, groups, -1, width))
-        lses.append((largest + jnp.log(total)).reshape(rows, heads, groups, -1, 1))
-    out = jnp.concatenate(outs, axis=3).transpose(0, 3, 1, 2, 4)
-    out = checkpoint_name(out, RESIDUALS[0])
-    lse = checkpoint_name(jnp.concatenate(lses, axis=3), RESIDUALS[1])
-    return out, (q_RTHGE, k_RTHE, v_RTHE, tree, out, lse)
-
-
-def _backward(
-    residuals: tuple, d_out_RTHGE: Float[Array, "R T H G E"]
-) -> tuple[Array, Array, Array, None]:
-    """With P the softmax: dV = P^T dO, dS = P (dO V^T - sum(dO O)), dQ = dS K, dK = dS^T Q.
-
-    The row sums of P dP come from outputs, over E rather than over all keys (Dao et al. 2022).
-    """
-    q_RTHGE, k_RTHE, v_RTHE, tree, out_RTHGE, lse = residuals
-    rows, _, heads, groups, width = q_RTHGE.shape
-    heads_first = (0, 2, 3, 1, 4)
-    q = (q_RTHGE * width**-0.5).transpose(heads_first)
-    k, v = k_RTHE.swapaxes(1, 2), v_RTHE.swapaxes(1, 2)
-    d_out = d_out_RTHGE.transpose(heads_first)
-    products = d_out_RTHGE.astype(jnp.float32) * out_RTHGE.astype(jnp.float32)
-    delta = products.sum(axis=-1, keepdims=True).transpose(heads_first)
-    d_qs, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    for own, spans in _blocks(tree.layout):
-        queries, d_rows = _rows(q, own), _rows(d_out, own)
-        scores = _scores(queries, _take(k, spans), tree, own, spans)
-        probs = jnp.exp(scores - _rows(lse, own))
-        d_probs = jnp.einsum("rhqe,rhke->rhqk", d_rows, _take(v, spans), **F32)
-        d_scores = (probs * (d_probs - _rows(delta, own))).astype(q.dtype)
-        d_q = jnp.einsum("rhqk,rhke->rhqe", d_scores, _take(k, spans), **F32)
-        d_qs.append(d_q.reshape(rows, heads, groups, -1, width))
-        d_k = _add(d_k, jnp.einsum("rhqk,rhqe->rhke", d_scores, queries, **F32), spans)
-        probs = probs.astype(v.dtype)
-        d_v = _add(d_v, jnp.einsum("rhqk,rhqe->rhke", probs, d_rows, **F32), spans)
-    d_q = (jnp.concatenate(d_qs, axis=3) * width**-0.5).transpose(0, 3, 1, 2, 4)
-    return (
-        d_q.astype(q.dtype),
-        d_k.swapaxes(1, 2).astype(k.dtype),
-        d_v.swapaxes(1, 2).astype(v.dtype),
-        None,
+def _each(step: Callable[..., Carry], shape: tuple[int, ...], start: Carry) -> Carry:
+    """`step(row, block, carry)` for all blocks of all rows."""
+    rows, blocks = shape
+    return jax.lax.fori_loop(
+        0, rows * blocks, lambda n, carry: step(n // blocks, n % blocks, carry), start
     )
 
 
-tree_attention.defvjp(_forward, _backward)
+def _block(
+    x: Float[Array, "R H *G T E"], row: jax.Array, number: jax.Array, size: int
+) -> Float[Array, "H Q E"]:
+    """Tokens `number * size` and on of a row, those of all query heads below each other."""
+    block = jax.lax.dynamic_slice_in_dim(x[row], number * size, size, axis=-2)
+    return block.reshape(block.shape[0], -1, block.shape[-1])
+
+
+def _put(
+    x: Float[Array, "R H *G T E"],
+    block: Float[Array, "H Q E"],
+    row: jax.Array,
+    number: jax.Array,
+    size: int,
+) -> Float[Array, "R H *G T E"]:
+    """x with that block in the place that `_block` takes it from."""
+    block = block.reshape(1, *x.shape[1:-2], size, x.shape[-1]).astype(x.dtype)
+    zero = jnp.zeros_like(row)
+    at = (row, *[zero] * (x.ndim - 3), number * size, zero)
+    return jax.lax.dynamic_update_slice(x, block, at)
+
+
+def _scores(
+    q: Float[Array, "H Q E"],
+    k: Float[Array, "H K E"],
+    sights_3T: Int[Array, "3 T"],
+    i: jax.Array,
+    j: jax.Array,
+    blocks: Blocks,
+) -> Float[Array, "H Q K"]:
+    """Masked scores of scaled queries, float32."""
+    sights = jax.lax.dynamic_slice_in_dim(sights_3T, i * blocks.queries, blocks.queries, axis=1)
+    first, prefix, own = sights[:, :, None]
+    query = i * blocks.queries + jnp.arange(blocks.queries)[:, None]
+    key = j * blocks.keys + jnp.arange(blocks.keys)
+    mask = ((key >= first) & (key < prefix)) | ((key >= own) & (key <= query))
+    mask = jnp.tile(mask, (q.shape[1] // blocks.queries, 1))
+    return jnp.where(mask, jnp.einsum("hqe,hke->hqk", q, k, **F32), MASKED)

@@ -14,8 +14,8 @@ from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
 from pivotrl_jax.trees import Layout, Tree, balanced, build_row, round_up, stack
 
 Span = tuple[int, int]
-# Trees share a row up to about so many tokens, or as many as the longest has. In such a row
-# attention is less work than the rest, even where other trees' keys are masked and not skipped.
+# Trees share a row up to about so many tokens, or as many as the longest has: that many make
+# matrix products efficient, and attention skips the other trees of a row.
 SHARED_ROW = 4_096
 # The list of scored tokens is rounded more coarsely than rows are: padding costs little there, and
 # every shape costs a compilation.
@@ -64,15 +64,14 @@ def policy_batch(
     *,
     pivots: int,
     multiple: int,
-    reach: int,
     shards: int = 1,
 ) -> PolicyBatch:
     """A tree for each of `rows`: the trunk as far as it is used, and every sample of its pivots.
 
     Trees share rows as in `supervised_batch`. The tokens that a sample shares with its expert are
     trunk tokens, scored once for each sample that has them; a branch holds the rest. `rollout`
-    holds the turns of `rows`, at most `pivots` of each, in their order; its samples have at most
-    `reach` tokens. A sample that is not valid (error, truncated) stays out.
+    holds the turns of `rows`, at most `pivots` of each, in their order. A sample that is not valid
+    (error, truncated) stays out.
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
     parts = [
@@ -84,7 +83,6 @@ def policy_batch(
     layout = Layout(
         _width([sum(len(part.tree.trunk) for part in own) for own in together], multiple),
         _width([sum(part.tree.own for part in own) for own in together], multiple),
-        reach,
     )
     scored = [_scored(own, rollout, layout) for own in together]
     width = _width([len(index) for index, *_ in scored], COARSER * multiple)

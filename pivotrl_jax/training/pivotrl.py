@@ -117,7 +117,6 @@ def pivot_step(
             judged.malformed_PK,
             pivots=settings.pivots_per_row,
             multiple=settings.row_multiple,
-            reach=settings.sampling.max_tokens,
             shards=row_shards(mesh),
         )
         state, metrics = update(state, reference, batch)

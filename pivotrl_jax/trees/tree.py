@@ -26,15 +26,10 @@ PADDING = -1
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Where a row's tokens lie: `trunk` places for all trunks together, then `branches` places for
-    all branches.
-
-    No branch has more than `reach` tokens of its own, so that attention within a branch reads no
-    further back than that.
-    """
+    all branches."""
 
     trunk: int
     branches: int = 0
-    reach: int = 0
 
     @property
     def size(self) -> int:
@@ -80,11 +75,8 @@ def build_row(trees: Sequence[Tree], layout: Layout) -> TokenTree:
     Raises ValueError when the tokens do not fit `layout` or a branch starts outside its trunk.
     """
     trunks, own = sum(len(tree.trunk) for tree in trees), sum(tree.own for tree in trees)
-    longest = max((len(suffix) for tree in trees for _, suffix in tree.branches), default=0)
-    if trunks > layout.trunk or own > layout.branches or longest > layout.reach:
-        raise ValueError(
-            f"{trunks} trunk and {own} branch tokens (at most {longest}) exceed {layout}"
-        )
+    if trunks > layout.trunk or own > layout.branches:
+        raise ValueError(f"{trunks} trunk and {own} branch tokens exceed {layout}")
     row = np.zeros((6, layout.size), np.int32)
     row[4] = PADDING
     first, at, segment = 0, layout.trunk, 0

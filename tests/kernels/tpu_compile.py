@@ -73,7 +73,7 @@ def tree_attention_gradient(device: jax.Device) -> Case:
         for shape in ((rows, tokens, heads, groups, width), (rows, tokens, heads, width))
     )
     number = on(device, (rows, tokens), jnp.int32)
-    tree = TokenTree(*[number] * 6, Layout(trunk=2048, branches=2048, reach=256))
+    tree = TokenTree(*[number] * 6, Layout(trunk=2048, branches=2048))
     return gradient, (queries, keys, keys, queries, tree)
 
 

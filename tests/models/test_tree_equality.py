@@ -24,7 +24,7 @@ from pivotrl_jax.trees import Layout, TokenTree, Tree, build_row, stack
 
 # More than one query block of attention. Trees and flat rows have one layout, so that one
 # compilation serves both; whole rows of padding fill the tree's.
-LAYOUT, VOCAB = Layout(trunk=256, branches=64, reach=16), 64
+LAYOUT, VOCAB = Layout(trunk=256, branches=64), 64
 # (start, tokens shared with the expert, own tokens) of every sample: several pivots, mixed depths,
 # actions of one token, the first and the last token of a trunk as pivots, nothing or all shared.
 Samples = list[tuple[int, int, int]]

@@ -153,7 +153,7 @@ def test_plain_log_probs_are_those_that_training_recomputes(cfg, params, trunks,
         if not own:
             continue
         branches = [(r.start, s.tokens) for r, s in zip(own, group, strict=True)]
-        tree = build_row([Tree(trunk, branches)], Layout(32, 96, 12))
+        tree = build_row([Tree(trunk, branches)], Layout(32, 96))
         index = np.arange(32, 128)[None]
         scores = jax.jit(token_logprobs, static_argnums=1)(params, cfg, tree, jnp.asarray(index))
         drawn = np.concatenate([s.plain for s in group])

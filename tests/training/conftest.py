@@ -82,7 +82,7 @@ def supervised_rows(examples) -> SupervisedBatch:
 def policy_rows(rows, trunks, rollout, reward_PK) -> PolicyBatch:
     return policy_batch(
         rows, trunks, rollout, reward_PK, reward_PK < 9, reward_PK > 9,
-        pivots=2, multiple=MULTIPLE, reach=16, shards=99,
+        pivots=2, multiple=MULTIPLE, shards=99,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def malformed_PK(reward_PK) -> np.ndarray:
 def batch(rows, trunks, rollout, reward_PK, valid_PK, malformed_PK):
     return policy_batch(
         rows, trunks, rollout, reward_PK, valid_PK, malformed_PK,
-        pivots=2, multiple=MULTIPLE, reach=16, shards=99,
+        pivots=2, multiple=MULTIPLE, shards=99,
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_shapes_are_few(batch, rows):
 def test_a_batch_without_a_valid_sample(rows, trunks, rollout, reward_PK):
     nothing = policy_batch(
         rows, trunks, rollout, reward_PK, reward_PK > 9, reward_PK > 9,
-        pivots=2, multiple=MULTIPLE, reach=16, shards=99,
+        pivots=2, multiple=MULTIPLE, shards=99,
     )  # fmt: skip
     assert nothing.weight.sum() == 0
     assert (nothing.tree.segments <= 0).all()
@@ -145,7 +145,7 @@ def test_trees_that_share_a_row_score_the_same_sequences(
 ):
     shared = policy_batch(
         rows, trunks, rollout, reward_PK, valid_PK, malformed_PK,
-        pivots=2, multiple=MULTIPLE, reach=16,
+        pivots=2, multiple=MULTIPLE,
     )  # fmt: skip
     assert shared.tree.shape[0] == 1
     found, wanted = (sequences(b.tree, b.index, b.weight) for b in (shared, batch))

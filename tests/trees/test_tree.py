@@ -22,7 +22,7 @@ from pivotrl_jax.trees import (
     visible,
 )
 
-LAYOUT = Layout(trunk=16, branches=32, reach=4)
+LAYOUT = Layout(trunk=16, branches=32)
 SIZE = LAYOUT.size
 Branches = list[tuple[int, np.ndarray]]
 
@@ -102,7 +102,7 @@ def test_every_field_follows_from_the_sequences(shape):
 def test_trees_in_one_row_do_not_see_each_other(shapes):
     """Each tree is what it is in a row of its own, moved."""
     trees = [Tree(*shape.row()) for shape in shapes]
-    layout = Layout(3 * LAYOUT.trunk, 3 * LAYOUT.branches, LAYOUT.reach)
+    layout = Layout(3 * LAYOUT.trunk, 3 * LAYOUT.branches)
     together = build_row(trees, layout)
     seen = visible(together, slice(0, layout.size), np.arange(layout.size))[0]
     first, at, segment, of_any = 0, layout.trunk, 0, []
@@ -149,9 +149,9 @@ def test_a_causal_row_may_live_on_a_device():
 
 def test_tokens_that_do_not_fit_are_refused():
     branches = [(2, np.zeros(3, np.int32)), (2, np.zeros(1, np.int32))]
-    build_row([Tree(np.zeros(6, np.int32), branches)], Layout(6, 4, 3))
-    for small in (Layout(5, 4, 3), Layout(6, 3, 3), Layout(6, 4, 2)):
-        with pytest.raises(ValueError, match=r"6 trunk and 4 branch tokens \(at most 3\) exceed"):
+    build_row([Tree(np.zeros(6, np.int32), branches)], Layout(6, 4))
+    for small in (Layout(5, 4), Layout(6, 3)):
+        with pytest.raises(ValueError, match=r"6 trunk and 4 branch tokens exceed"):
             build_row([Tree(np.zeros(6, np.int32), branches)], small)
 
 
@@ -159,7 +159,7 @@ def test_tokens_that_do_not_fit_are_refused():
 def test_a_branch_starts_on_the_trunk(start):
     with pytest.raises(ValueError, match=f"branch 2 starts at {start} of a trunk of 6 tokens"):
         build_row(
-            [Tree(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))])], Layout(8, 8, 8)
+            [Tree(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))])], Layout(8, 8)
         )
 
 

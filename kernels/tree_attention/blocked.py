@@ -1,0 +1,117 @@
+"""Attention in blocks of queries and keys: what the implementations share.
+
+The forward pass keeps outputs and log-sum-exps, and the backward pass recomputes the scores of one
+block at a time. Inside, heads come before tokens, and rows are padded to whole blocks.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from kernels.backend import on_mesh
+from kernels.tree_attention.blocks import Blocks
+from kernels.tree_attention.sights import sights
+from pivotrl_jax.trees import TokenTree
+
+# What a remat policy keeps so that the backward pass need not attend again.
+RESIDUALS = ("tree_attention_out", "tree_attention_lse")
+# Every operand is [R, H, ...], or [R, 1, ...] where the heads share it.
+ROWS_AND_HEADS = ("rows", "kv_heads")
+
+
+class Passes(NamedTuple):
+    """The two passes over blocks, on each device's own rows and heads.
+
+    Both take scaled queries [R, H, G, T, E], keys and values [R, H, T, E], what each query sees
+    [R, 1, 3, T] and the blocks. `attend` gives outputs [R, H, G, T, E] in the queries' dtype and
+    log-sum-exps [R, H, G, T], float32. `differentiate` takes the gradient of the outputs, the
+    log-sum-exps and delta [R, H, G, T] before the blocks, and gives the gradients of queries, keys
+    and values, float32: with P the softmax, dV = P^T dO, dS = P (dO V^T - delta), dQ = dS K,
+    dK = dS^T Q, where delta is the row sum of dO O (Dao et al. 2022).
+    """
+
+    attend: Callable[..., tuple[Array, Array]]
+    differentiate: Callable[..., tuple[Array, Array, Array]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def tree_attention(
+    q_RTHGE: Float[Array, "R T H G E"],
+    k_RTHE: Float[Array, "R T H E"],
+    v_RTHE: Float[Array, "R T H E"],
+    tree: TokenTree,
+    passes: Passes,
+    blocks: Blocks,
+) -> Float[Array, "R T H G E"]:
+    """As `reference.tree_attention`, with one block of scores in memory at a time."""
+    return _forward(q_RTHGE, k_RTHE, v_RTHE, tree, passes, blocks)[0]
+
+
+def _forward(
+    q_RTHGE: Float[Array, "R T H G E"],
+    k_RTHE: Float[Array, "R T H E"],
+    v_RTHE: Float[Array, "R T H E"],
+    tree: TokenTree,
+    passes: Passes,
+    blocks: Blocks,
+) -> tuple[Float[Array, "R T H G E"], tuple]:
+    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, blocks)
+    attend = functools.partial(passes.attend, blocks=blocks)
+    out_RHGTE, lse_RHGT = on_mesh(attend, [ROWS_AND_HEADS] * len(operands))(*operands)
+    out_RTHGE = jnp.moveaxis(out_RHGTE, -2, 1)[:, : q_RTHGE.shape[1]]
+    out_RTHGE = checkpoint_name(out_RTHGE, RESIDUALS[0])
+    lse_RHGT = checkpoint_name(lse_RHGT, RESIDUALS[1])
+    return out_RTHGE, (q_RTHGE, k_RTHE, v_RTHE, tree, out_RTHGE, lse_RHGT)
+
+
+def _backward(
+    passes: Passes, blocks: Blocks, residuals: tuple, d_out_RTHGE: Float[Array, "R T H G E"]
+) -> tuple[Array, Array, Array, None]:
+    q_RTHGE, k_RTHE, v_RTHE, tree, out_RTHGE, lse_RHGT = residuals
+    length, padded = q_RTHGE.shape[1], lse_RHGT.shape[-1]
+    products = d_out_RTHGE.astype(jnp.float32) * out_RTHGE.astype(jnp.float32)
+    delta_RHGT = _heads_first(products.sum(axis=-1, keepdims=True), padded)[..., 0]
+    d_out_RHGTE = _heads_first(d_out_RTHGE, padded)
+    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, blocks)
+    operands += (d_out_RHGTE, lse_RHGT, delta_RHGT)
+    differentiate = functools.partial(passes.differentiate, blocks=blocks)
+    run = on_mesh(differentiate, [ROWS_AND_HEADS] * len(operands))
+    d_q, d_k, d_v = (jnp.moveaxis(d, -2, 1)[:, :length] for d in run(*operands))
+    return (
+        (d_q * q_RTHGE.shape[-1] ** -0.5).astype(q_RTHGE.dtype),
+        d_k.astype(k_RTHE.dtype),
+        d_v.astype(v_RTHE.dtype),
+        None,
+    )
+
+
+tree_attention.defvjp(_forward, _backward)
+
+
+def _operands(
+    q_RTHGE: Float[Array, "R T H G E"],
+    k_RTHE: Float[Array, "R T H E"],
+    v_RTHE: Float[Array, "R T H E"],
+    tree: TokenTree,
+    blocks: Blocks,
+) -> tuple[Array, ...]:
+    """Scaled queries, keys, values and what each query sees, padded to whole blocks."""
+    whole = max(blocks.queries, blocks.keys)
+    padded = -(-q_RTHGE.shape[1] // whole) * whole
+    return (
+        _heads_first(q_RTHGE * q_RTHGE.shape[-1] ** -0.5, padded),
+        _heads_first(k_RTHE, padded),
+        _heads_first(v_RTHE, padded),
+        sights(tree, padded),
+    )
+
+
+def _heads_first(x: Float[Array, "R T H *G E"], padded: int) -> Float[Array, "R H *G T E"]:
+    """Padding is part of the transposition, and spares the kernels the care of ragged ends."""
+    x = jnp.moveaxis(x, 1, -2)
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padded - x.shape[-2]), (0, 0)])
