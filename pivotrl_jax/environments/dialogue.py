@@ -47,7 +47,7 @@ class Dialogue:
     the draw had. `text` is the template's rendering of the messages.
     """
 
-    format: ChatFormat
+    chat_format: ChatFormat
     tools: Sequence[dict[str, Any]]
     messages: tuple[Message, ...]
     chat: tuple[dict[str, Any], ...]
@@ -56,12 +56,12 @@ class Dialogue:
 
 
 def opened(
-    format: ChatFormat, tools: Sequence[dict[str, Any]], messages: tuple[Message, ...]
+    chat_format: ChatFormat, tools: Sequence[dict[str, Any]], messages: tuple[Message, ...]
 ) -> Dialogue:
     """The dialogue before the policy's first turn."""
-    chat = _chat(format, messages, 0)
-    text = prompt_text(chat, tools, format.template, format.fmt)
-    return Dialogue(format, tools, messages, tuple(chat), text, _encoded(text, format))
+    chat = _chat(chat_format, messages, 0)
+    text = prompt_text(chat, tools, chat_format.template, chat_format.fmt)
+    return Dialogue(chat_format, tools, messages, tuple(chat), text, _encoded(text, chat_format))
 
 
 def continued(
@@ -75,19 +75,19 @@ def continued(
     Raises UserError for a template that rewrites what stands before the answers, as Qwen3's does
     with earlier thought: it asks for other tokens than those that the policy has read and written.
     """
-    format, tools = dialogue.format, dialogue.tools
+    chat_format, tools = dialogue.chat_format, dialogue.tools
     chat, spoken = _spoken(dialogue, said)
     messages = (*dialogue.messages, said, *answers)
-    chat = [*chat, *_chat(format, messages, len(dialogue.messages) + 1)]
-    text = prompt_text(chat, tools, format.template, format.fmt)
+    chat = [*chat, *_chat(chat_format, messages, len(dialogue.messages) + 1)]
+    text = prompt_text(chat, tools, chat_format.template, chat_format.fmt)
     if spoken is None or not text.startswith(spoken):
         raise UserError(
             "the chat template rewrites earlier turns, so that episodes cannot be played with it: "
             "put a chat_template.jinja that only appends beside the model"
         )
-    added = _encoded(text[len(spoken) :], format)
+    added = _encoded(text[len(spoken) :], chat_format)
     tokens = np.concatenate([dialogue.tokens, sampled, added]).astype(np.int32)
-    return Dialogue(format, tools, messages, tuple(chat), text, tokens)
+    return Dialogue(chat_format, tools, messages, tuple(chat), text, tokens)
 
 
 def ended(
@@ -107,33 +107,35 @@ def _spoken(dialogue: Dialogue, said: Message) -> tuple[list[dict[str, Any]], st
     The turn's text is that of the action read from it. An action that cannot be printed, or spells
     an end of turn, is an empty message here: what the template puts after it is the same.
     """
-    format = dialogue.format
+    chat_format = dialogue.chat_format
     for message in (said, Message("assistant", "")):
         try:
-            added = _chat(format, (*dialogue.messages, message), len(dialogue.messages))
+            added = _chat(chat_format, (*dialogue.messages, message), len(dialogue.messages))
         except ValueError:
             continue
         chat = [*dialogue.chat, *added]
         prompt, action, problem = turn_text(
-            chat, dialogue.tools, format.template, format.tokenizer, format.fmt
+            chat, dialogue.tools, chat_format.template, chat_format.tokenizer, chat_format.fmt
         )
         if problem is None:
             return chat, prompt + action
     return chat, None
 
 
-def _chat(format: ChatFormat, messages: tuple[Message, ...], start: int) -> list[dict[str, Any]]:
+def _chat(
+    chat_format: ChatFormat, messages: tuple[Message, ...], start: int
+) -> list[dict[str, Any]]:
     chat, _ = chat_between(
         messages,
         start,
         len(messages),
-        format.tokenizer,
-        format.fmt,
-        format.clip,
-        format.settings,
+        chat_format.tokenizer,
+        chat_format.fmt,
+        chat_format.clip,
+        chat_format.settings,
     )
     return chat
 
 
-def _encoded(text: str, format: ChatFormat) -> Int[np.ndarray, "T"]:
-    return np.asarray(format.tokenizer.encode(text), np.int32)
+def _encoded(text: str, chat_format: ChatFormat) -> Int[np.ndarray, "T"]:
+    return np.asarray(chat_format.tokenizer.encode(text), np.int32)

@@ -62,7 +62,7 @@ def play(
     tasks: Sequence[Task],
     samples: int,
     key: PRNGKeyArray,
-    chat: ChatFormat,
+    chat_format: ChatFormat,
     limits: EpisodeSettings,
     sampling: SamplingSettings,
     engine: EngineSettings,
@@ -79,12 +79,18 @@ def play(
     """
     room = limits.trunk_tokens - sampling.max_tokens
     running = [
-        [_begun(environment, task, number, chat, room) for number in range(samples)]
+        [_begun(environment, task, number, chat_format, room) for number in range(samples)]
         for task in tasks
     ]
     everyone = [each for group in running for each in group]
     draw = partial(
-        sample, params, cfg, ends=chat.tokenizer.ends, sampling=sampling, engine=engine, mesh=mesh
+        sample,
+        params,
+        cfg,
+        ends=chat_format.tokenizer.ends,
+        sampling=sampling,
+        engine=engine,
+        mesh=mesh,
     )
     for turn in range(limits.turns):
         # The samples of a task still have one history in the first round.
@@ -98,10 +104,10 @@ def play(
 
 
 def _begun(
-    environment: Environment, task: Task, number: int, chat: ChatFormat, room: int
+    environment: Environment, task: Task, number: int, chat_format: ChatFormat, room: int
 ) -> _Running:
     episode, feedback = environment.reset(task)
-    dialogue = opened(chat, environment.tools, feedback.messages)
+    dialogue = opened(chat_format, environment.tools, feedback.messages)
     ending: Ending | None = "tokens" if len(dialogue.tokens) > room else None
     return _Running(task, number, episode, dialogue, feedback.score, ending)
 
@@ -131,7 +137,7 @@ def _actions(
 def _take(each: _Running, drawn: Sample, limits: EpisodeSettings, room: int) -> None:
     """Carries an action out. One that the token cap cut off ends the episode, and is not."""
     dialogue = each.dialogue
-    text, parsed = dialogue.format.read(drawn.tokens)
+    text, parsed = dialogue.chat_format.read(drawn.tokens)
     said = Message("assistant", parsed.action.text, parsed.action.calls, parsed.reasoning or None)
     feedback = (
         Feedback((), score=each.score, valid=False)

@@ -86,10 +86,9 @@ def _described(
     name: str, declared: str, null: str, key: str, default: str | None, *, sole_key: bool
 ) -> tuple[Any, ...]:
     """One column as DESCRIBE tells of it; whole numbers that alone are the key count upwards."""
-    kind = declared.lower()
     stated = None if default in (None, "NULL") else str(default).strip("'").encode()
-    extra = "auto_increment" if key and sole_key and kind == "int" else ""
-    return name, kind.encode(), null, key, stated, extra
+    extra = "auto_increment" if key and sole_key and declared.lower() == "int" else ""
+    return name, declared.lower().encode(), null, key, stated, extra
 
 
 def _clause(command: str, name: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def cfg(tiny_cfg: ModelConfig, tokenizer: BpeTokenizer) -> ModelConfig:
 def params(cfg: ModelConfig, tokenizer: BpeTokenizer) -> Params:
     """One whose end of turn is likely at some tokens."""
     params = init(jax.random.key(3), cfg)
-    return dataclasses.replace(params, embed=params.embed.at[tokenizer.eot].multiply(6.0))
+    return dataclasses.replace(params, embed=params.embed.at[tokenizer.eot].multiply(4.0))
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +181,29 @@ def test_episodes_do_not_depend_on_the_batch(
 def test_turns_samples_and_keys_have_draws_of_their_own(
     played: list[Played], played_by: Callable[..., list[Played]], tasks: list[Task]
 ) -> None:
-    texts = [move.text for p in played for move in p.moves]
-    assert len(set(texts)) > 0.8 * len(texts)
+    texts = [move.text for p in played for move in p.moves if len(move.plain) > 2]
+    assert len(set(texts)) == len(texts) > 15
     again = played_by(tasks[:1], seed=6)
-    assert {move.text for p in again for move in p.moves}.isdisjoint(filter(None, texts))
+    assert {move.text for p in again for move in p.moves}.isdisjoint(texts)
+
+
+def test_openings_are_read_once_and_shapes_stay(
+    played_by: Callable[..., list[Played]], tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = []
+
+    def sample(*args: Any, **options: Any) -> Iterator[tuple[int, list[Sample]]]:
+        rounds.append([len(own) for own in args[3]])
+        return sampler(*args, **options)
+
+    sampler = episodes.sample
+    monkeypatch.setattr(episodes, "sample", sample)
+    played = played_by(tasks[:2])
+    assert rounds[0] == [3, 3, 0, 0]
+    assert len(rounds) == max(len(p.moves) for p in played) > 1
+    for number, asked in enumerate(rounds[1:], 2):
+        going = sum(len(p.moves) >= number for p in played)
+        assert asked == [1] * going + [0] * (-going % ENGINE.rows)
 
 
 def test_top_1_is_greedy(played_by: Callable[..., list[Played]], tasks: list[Task]) -> None:
@@ -211,14 +231,17 @@ def script(
         limits: EpisodeSettings = ROOMY,
     ) -> Played:
         left = list(actions)
+        keys = set[int]()
 
         def sample(
             params: object, cfg: object, trunks: list[np.ndarray], requests: list[list[Request]],
-            *_: object, **__: object,
+            key: jax.Array, *_: object, **__: object,
         ) -> Iterator[tuple[int, list[Sample]]]:  # fmt: skip
             ((request,), *idle) = requests
             assert (request.start, request.end) == (len(trunks[0]), len(trunks[0]))
             assert (len(requests), any(idle)) == (ENGINE.rows, False)
+            keys.add(jax.random.bits(key).item())
+            assert len(keys) == len(actions) - len(left) + 1  # another key every turn
             tokens = np.array(left.pop(0), np.int32)
             logp = np.zeros(len(tokens), np.float32)
             yield 0, [Sample(tokens, logp, logp, tokens[-1] != chat.tokenizer.eot)]

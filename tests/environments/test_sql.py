@@ -57,6 +57,11 @@ def test_questions_are_split_by_database(environment: InterCodeSql) -> None:
     assert len({task.id for task in environment.questions}) == 742
 
 
+def test_most_sessions_are_about_databases_to_train_on(sessions: list[Trajectory]) -> None:
+    parts = Counter(split_of(session.facts["db"]) for session in sessions)
+    assert parts == {"train": 435, "validation": 72, "test": 134}
+
+
 def test_expert_sessions_open_and_end_as_episodes_do(
     environment: InterCodeSql, tasks: dict[str, Task], sessions: list[Trajectory]
 ) -> None:
