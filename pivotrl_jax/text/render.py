@@ -99,14 +99,16 @@ def render(
     seen_clipped = clipped_tokens = start = 0
     for number, turn in enumerate(turns):
         try:
-            added, dropped = _chat_until(trajectory, start, turn, tokenizer, fmt, clip, settings)
+            added, dropped = chat_between(
+                trajectory.messages, start, turn + 1, tokenizer, fmt, clip, settings
+            )
         except ValueError:
             left_out["unprintable_action"] += len(turns) - number
             break
         chat += added
         start = turn + 1
         seen_clipped += dropped
-        prompt, action, problem = _turn_text(chat, trajectory, template, tokenizer, fmt)
+        prompt, action, problem = turn_text(chat, trajectory.tools, template, tokenizer, fmt)
         if problem:
             left_out[problem] += 1
         elif _place(drafts, turn, prompt, action, tokenizer, max_tokens):
@@ -151,22 +153,25 @@ def clip_text(text: str, limit: int | None, tokenizer: Tokenizer) -> tuple[str, 
     return f"{before}\n[... {dropped} tokens left out ...]\n{after}", dropped
 
 
-def _chat_until(
-    trajectory: Trajectory,
+def chat_between(
+    messages: Sequence[Message],
     start: int,
-    turn: int,
+    stop: int,
     tokenizer: Tokenizer,
     fmt: ActionFormat,
     clip: Clip,
     settings: RenderSettings,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Chat of messages[start : turn + 1] after clipping, and the number of clipped tokens."""
-    roles = [message.role for message in trajectory.messages]
+    """Chat of messages[start:stop] after clipping, and the number of clipped tokens.
+
+    Raises ValueError where `fmt` cannot print an action.
+    """
+    roles = [message.role for message in messages]
     first_user = roles.index("user") if "user" in roles else 0
     chat: list[dict[str, Any]] = []
     clipped = 0
-    for index in range(start, turn + 1):
-        message = trajectory.messages[index]
+    for index in range(start, stop):
+        message = messages[index]
         if message.role != "assistant":
             limit = clip.task if index <= first_user else clip.observation
             content, dropped = clip_text(message.content, limit, tokenizer)
@@ -180,9 +185,9 @@ def _chat_until(
     return chat, clipped
 
 
-def _turn_text(
+def turn_text(
     chat: list[dict[str, Any]],
-    trajectory: Trajectory,
+    tools: Sequence[Mapping[str, Any]],
     template: ChatTemplate,
     tokenizer: Tokenizer,
     fmt: ActionFormat,
@@ -193,9 +198,7 @@ def _turn_text(
     ends = re.compile("|".join(re.escape(tokenizer.decode([end])) for end in tokenizer.ends))
     if ends.search(json.dumps(chat[-1], ensure_ascii=False)):
         return "", "", "end_of_turn_inside"
-    tools = told(fmt, trajectory.tools)
-    if not template.takes_tools:
-        chat = with_tools(chat, tools, fmt)
+    chat, tools = _telling_of(tools, chat, template, fmt)
     prompt, said = _appended(chat, tools, template)
     if said is None:
         # gpt-oss's template leaves out earlier thought as soon as it sees a final message, so that
@@ -207,6 +210,28 @@ def _turn_text(
     if ended is None:
         return "", "", "no_end_of_turn"
     return prompt, said[: ended.end()], None
+
+
+def prompt_text(
+    chat: list[dict[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    template: ChatTemplate,
+    fmt: ActionFormat,
+) -> str:
+    """What the policy reads before it says the message that follows the chat."""
+    chat, tools = _telling_of(tools, chat, template, fmt)
+    return template.render(chat, tools, add_generation_prompt=True)
+
+
+def _telling_of(
+    tools: Sequence[Mapping[str, Any]],
+    chat: list[dict[str, Any]],
+    template: ChatTemplate,
+    fmt: ActionFormat,
+) -> tuple[list[dict[str, Any]], Sequence[Mapping[str, Any]]]:
+    """The chat and the tools that the template is given: one of them says what there is."""
+    tools = told(fmt, tools)
+    return (chat if template.takes_tools else with_tools(chat, tools, fmt)), tools
 
 
 def _appended(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.sql.mysql import Refused, translate
-from pivotrl_jax.verifiers.sql.results import Groups, groups
+from pivotrl_jax.verifiers.sql.results import Groups, groups, same_rows
 from pivotrl_jax.verifiers.sql.sqlite import Answer, Sandbox
 
 _KEPT_ANSWERS, _KEPT_COPIES = 64, 8
@@ -20,6 +20,19 @@ class Expected:
 
     answer: Answer
     groups: Groups
+
+    def comparable(self, actual: Answer) -> bool:
+        """Whether the rows of `actual` can tell if it is the same result: it has as many columns.
+
+        Without a match any query returns no rows, or 0: there the columns read must be equal, too.
+        """
+        answer = self.answer
+        same_width = len(answer.columns) == len(actual.columns)
+        return same_width and (answer.reads == actual.reads or not answer.bare)
+
+    def equals(self, actual: Answer) -> bool:
+        """Whether `actual` is a result that the expert's query might have had."""
+        return self.comparable(actual) and same_rows(self.groups, actual.rows)
 
 
 class Databases:

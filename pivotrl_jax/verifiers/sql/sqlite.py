@@ -6,6 +6,7 @@ SQL length, expression depth, values, steps, processor time, memory and results 
 """
 
 import dataclasses
+import functools
 import re
 import sqlite3
 import time
@@ -75,15 +76,20 @@ class OutOfTime(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A result with its values in comparable form (see `comparable`).
+    """A result: its `values` as they are stored, and its `rows` in comparable form (see
+    `comparable`).
 
     `reads` are the pairs of table and column that the query read, the column being empty where it
     only counts rows.
     """
 
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    values: tuple[tuple[Any, ...], ...]
     reads: frozenset[tuple[str, str]]
+
+    @functools.cached_property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(tuple(map(comparable, row)) for row in self.values)
 
     @property
     def tables(self) -> frozenset[str]:
@@ -127,7 +133,7 @@ class Sandbox:
         self._deadline = time.thread_time() + MAX_SECONDS
         try:
             cursor = self._connection.execute(sql)
-            rows = _fetch(cursor)
+            values = _fetch(cursor)
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):
                 raise Refused(str(error)) from None
@@ -139,7 +145,7 @@ class Sandbox:
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise Refused(str(error)) from None
         columns = tuple(name.casefold() for name, *_ in cursor.description or ())
-        return Answer(columns, rows, self._noted())
+        return Answer(columns, values, self._noted())
 
     def _noted(self) -> frozenset[tuple[str, str]]:
         """The reads of real tables; SQLite names an empty column for some that it reads, too."""
@@ -214,14 +220,14 @@ class Sandbox:
         return True
 
 
-def _fetch(cursor: sqlite3.Cursor) -> tuple[Row, ...]:
-    rows: list[Row] = []
+def _fetch(cursor: sqlite3.Cursor) -> tuple[tuple[Any, ...], ...]:
+    rows: list[tuple[Any, ...]] = []
     size = 0
     for row in cursor:
         size += sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
         if len(rows) == MAX_ROWS or size > MAX_CHARS:
             raise Refused(f"answers with more than {MAX_ROWS} rows or {MAX_CHARS} characters")
-        rows.append(tuple(map(comparable, row)))
+        rows.append(row)
     return tuple(rows)
 
 

@@ -11,7 +11,7 @@ from pivotrl_jax.trajectories.schema import Action, Context
 from pivotrl_jax.verifiers.sql import mysql
 from pivotrl_jax.verifiers.sql.databases import Databases, Expected
 from pivotrl_jax.verifiers.sql.mysql import Refused
-from pivotrl_jax.verifiers.sql.results import overlap, same_rows
+from pivotrl_jax.verifiers.sql.results import overlap
 from pivotrl_jax.verifiers.sql.sqlite import Answer
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
@@ -119,13 +119,11 @@ def _compared(
 ) -> tuple[dict[str, float], str]:
     answer = expected.answer
     tables = overlap(answer.tables, actual.tables)
-    same_width = len(answer.columns) == len(actual.columns)
-    comparable = same_width and (answer.reads == actual.reads or not answer.bare)
-    result = comparable and same_rows(expected.groups, actual.rows)
+    result = expected.equals(actual)
     scores = scores | {
         "executes": 1.0,
         "result": float(result),
-        "overlap": overlap(answer.rows, actual.rows) if comparable else 0.0,
+        "overlap": overlap(answer.rows, actual.rows) if expected.comparable(actual) else 0.0,
         "tables": tables,
     }
     if result:
