@@ -6,6 +6,7 @@ small model, which solves next to none, would not be worth a sandbox.
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ def _read(directory: Path, name: str) -> Iterator[Question]:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 yield from _question(line, name, f"{file}:{number}")
-    except OSError as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(
             f"{file} cannot be read ({error}); put the set there or leave it out"
         ) from None
@@ -89,12 +90,14 @@ def _ifeval(row: Row) -> Question | None:
     asked = list(zip(row["instruction_id_list"], row["kwargs"], strict=True))
     if not all(name in CHECKS for name, _ in asked):
         return None
-    return Question(
+    question = Question(
         id=row["id"],
         suite="ifeval",
         prompt=row["prompt"],
         check=lambda answer: [follows(answer, name, arguments) for name, arguments in asked],
     )
+    question.check("An argument that is missing fails now, while the line is known.")
+    return question
 
 
 _SETS: Mapping[str, Callable[[Row], Question | None]] = {
