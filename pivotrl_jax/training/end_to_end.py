@@ -1,7 +1,6 @@
 """One end-to-end step: play whole episodes, turn their scores into advantages, update."""
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
@@ -28,10 +27,11 @@ from pivotrl_jax.training.pivotrl import (
     times,
 )
 from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.trees import chunks
 
 Unfinished = Literal["mask", "score", "fail"]
-# Several episodes of each task, by these parameters and this key; of every task as many.
-Play = Callable[[Params, Sequence[Task], PRNGKeyArray], Sequence[Sequence[Played]]]
+# As many episodes of every task as the settings have samples, in the order of the tasks.
+Play = Callable[[Params, Sequence[Task], PRNGKeyArray], Sequence[Played]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,59 +81,59 @@ def episode_step(
     ) -> tuple[TrainState, Mapping[str, float]]:
         began = time.monotonic()
         own_key = jax.random.fold_in(key, jax.device_put(np.uint32(number)))
-        episodes = play(state.params, [tasks[i] for i in indices], own_key)
-        played = time.monotonic()
-        rewards_PK, valid_PK = outcomes(episodes, settings.unfinished)
+        played = play(state.params, [tasks[i] for i in indices], own_key)
+        sampled = time.monotonic()
+        episodes = chunks(played, settings.samples)
+        rewards_PK, valid_PK, malformed_PK = outcomes(episodes, settings.unfinished)
         batch = episode_batch(
             episodes,
             rewards_PK,
             valid_PK,
-            np.array([[_malformed(episode) for episode in own] for own in episodes]),
+            malformed_PK,
             multiple=settings.row_multiple,
             shards=row_shards(mesh),
         )
         state, metrics = update(state, reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         stats = statistics_of(rewards_PK, valid_PK)
-        scalars |= reward_metrics(rewards_PK, valid_PK, stats) | episode_metrics(episodes)
+        scalars |= reward_metrics(rewards_PK, valid_PK, stats) | episode_metrics(played)
         tokens = int(scalars["sampled_tokens"])
-        return state, scalars | {"lr": learning_rates[number], **times(began, played, tokens)}
+        return state, scalars | {"lr": learning_rates[number], **times(began, sampled, tokens)}
 
     return step
 
 
 def outcomes(
     episodes: Sequence[Sequence[Played]], unfinished: Unfinished
-) -> tuple[Float[np.ndarray, "P K"], Bool[np.ndarray, "P K"]]:
-    """Rewards of the K episodes of each of P tasks, and which of them count."""
-    done_PK = np.array([[episode.ending == "done" for episode in own] for own in episodes])
+) -> tuple[Float[np.ndarray, "P K"], Bool[np.ndarray, "P K"], Bool[np.ndarray, "P K"]]:
+    """Rewards of the K episodes of each of P tasks, which of them count, which are malformed."""
     scores_PK = np.array([[episode.score for episode in own] for own in episodes], np.float32)
+    done_PK = np.array([[episode.ending == "done" for episode in own] for own in episodes])
+    malformed_PK = np.array(
+        [[any(move.malformed for move in episode.moves) for episode in own] for own in episodes]
+    )
     rewards_PK = np.where(done_PK, scores_PK, 0) if unfinished == "fail" else scores_PK
-    return rewards_PK, done_PK if unfinished == "mask" else np.ones_like(done_PK)
+    valid_PK = done_PK if unfinished == "mask" else np.ones_like(done_PK)
+    return rewards_PK, valid_PK, malformed_PK
 
 
-def _malformed(episode: Played) -> bool:
-    return any(move.malformed for move in episode.moves)
-
-
-def episode_metrics(episodes: Sequence[Sequence[Played]]) -> dict[str, float]:
-    """Means over all episodes played, those out of their groups included; shares of actions.
+def episode_metrics(played: Sequence[Played]) -> dict[str, float]:
+    """Means over all episodes, those out of their groups included; shares of actions.
 
     `rollout_turns` and `sampled_tokens` are what the policy was asked for in all.
     """
-    played = list(itertools.chain.from_iterable(episodes))
     moves = [move for episode in played for move in episode.moves]
-    share = lambda found: float(np.mean(found)) if found else float("nan")  # noqa: E731
+    mean = lambda found: float(np.mean(found)) if found else float("nan")  # noqa: E731
     endings = {
-        f"ending/{name}": share([episode.ending == name for episode in played])
+        f"ending/{name}": mean([episode.ending == name for episode in played])
         for name in get_args(Ending)
     }
     return endings | {
-        "score_mean": share([episode.score for episode in played]),
+        "score_mean": mean([episode.score for episode in played]),
         "episode_turns": len(moves) / len(played),
-        "episode_tokens": share([len(episode.tokens) for episode in played]),
+        "episode_tokens": mean([len(episode.tokens) for episode in played]),
         "rollout_turns": len(moves),
         "sampled_tokens": sum(move.end - move.start for move in moves),
-        "malformed_share": share([move.malformed for move in moves]),
-        "invalid_share": share([not move.valid for move in moves]),
+        "malformed_share": mean([move.malformed for move in moves]),
+        "invalid_share": mean([not move.valid for move in moves]),
     }
