@@ -1,8 +1,9 @@
 """Training state, updates, batches, checkpoints and the step loop."""
 
-from pivotrl_jax.training.batches import policy_batch, supervised_batch
+from pivotrl_jax.training.batches import episode_batch, policy_batch, supervised_batch
 from pivotrl_jax.training.checkpoints import Checkpointer
 from pivotrl_jax.training.data import Batches, index_batches, mixed_batches
+from pivotrl_jax.training.end_to_end import EndToEndSettings, Play, episode_step
 from pivotrl_jax.training.loop import Step, Stopped, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
@@ -23,16 +24,20 @@ from pivotrl_jax.training.update import (
 __all__ = [
     "Batches",
     "Checkpointer",
+    "EndToEndSettings",
     "MetricWriter",
     "Observe",
     "OnlineBatches",
     "OptimizerSettings",
+    "Play",
     "PolicyBatch",
     "Step",
     "Stopped",
     "SupervisedBatch",
     "TrainSettings",
     "TrainState",
+    "episode_batch",
+    "episode_step",
     "in_micro_batches",
     "index_batches",
     "learning_rates",

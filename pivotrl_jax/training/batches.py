@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from kernels.grpo import Groups
+from pivotrl_jax.environments import Played
 from pivotrl_jax.pivots import Rollouts, Row
 from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
 from pivotrl_jax.trees import Layout, Tree, balanced, build_row, round_up, stack
@@ -46,12 +47,23 @@ def supervised_batch(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class _Actions:
+    """What is scored of the sequence that ends in one branch: places in it, log-probs as sampled,
+    and whose sample it is (p * K + k)."""
+
+    places: Int[np.ndarray, "A"]
+    logp: Float[np.ndarray, "A"]
+    sample: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
-    """The tree of one `Row`: `kept` are (turn, sample) numbers of its branches, in order."""
+    """One tree of a policy batch: what is scored along each of its branches, and the groups [P, K]
+    that these samples belong to."""
 
     tree: Tree
-    kept: Sequence[tuple[int, int]]
-    turns: range
+    actions: Sequence[_Actions]
+    groups: Groups
 
 
 def policy_batch(
@@ -74,48 +86,134 @@ def policy_batch(
     (error, truncated) stays out.
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
+    groups = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
     parts = [
-        _part(trunks[trunk], range(*span), rollout, valid_PK)
+        _pivots(trunks[trunk], slice(*span), rollout, groups)
         for (trunk, _), span in zip(rows, itertools.pairwise(first), strict=True)
     ]
     shared = _shared([len(part.tree.trunk) + part.tree.own for part in parts], shards)
     together = [[parts[i] for i in own] for own in shared]
-    layout = Layout(
-        _width([sum(len(part.tree.trunk) for part in own) for own in together], multiple),
-        _width([sum(part.tree.own for part in own) for own in together], multiple),
-    )
-    scored = [_scored(own, rollout, layout) for own in together]
-    width = _width([len(index) for index, *_ in scored], COARSER * multiple)
+    return _assemble(together, pivots=pivots, multiple=multiple)
+
+
+def _pivots(trunk: np.ndarray, turns: slice, rollout: Rollouts, groups: Groups) -> _Part:
+    """The tree of one `Row`, whose turns are number `turns` of the rollout."""
+    own = jax.tree.map(lambda x: x[turns], groups)
+    starts, samples = [turn.start for turn in rollout.turns[turns]], rollout.samples[turns]
+    branches, actions = [], []
+    for i, j in np.argwhere(own.valid_RPK):
+        start, drawn = starts[i], samples[i][j]
+        branches.append((start + drawn.drafted, drawn.tokens[drawn.drafted :]))
+        places = start + np.arange(len(drawn.tokens))
+        actions.append(_Actions(places, drawn.behaviour, i * len(samples[i]) + j))
+    end = max([*starts, *(leaf for leaf, _ in branches)])
+    return _Part(Tree(trunk[:end], branches), actions, own)
+
+
+def episode_batch(
+    episodes: Sequence[Sequence[Played]],
+    reward_PK: Float[np.ndarray, "P K"],
+    valid_PK: Bool[np.ndarray, "P K"],
+    malformed_PK: Bool[np.ndarray, "P K"],
+    *,
+    multiple: int,
+    shards: int = 1,
+) -> PolicyBatch:
+    """Trees of the K episodes of each of P tasks: their opening, then a branch for each one's rest.
+
+    An episode is one sample of its task's group, and only its actions are scored, not what the
+    environment said; what follows its last action is cut. Those of a task may lie in several trees,
+    so that rows (SHARED_ROW) are of about equal length and as many as `shards`. An episode that is
+    not valid stays out.
+    """
     groups = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
+    kept = [(int(p), int(k)) for p, k in np.argwhere(valid_PK) if episodes[p][k].moves]
+    sizes = [n for p, own in _by_task(kept) for n in _sizes([episodes[p][k] for k in own])]
+
+    rows = [_by_task([kept[i] for i in row]) for row in _runs(sizes, shards)]
+    together = [[_episodes(episodes[p], own, _group(groups, p)) for p, own in row] for row in rows]
+    # Where no episode is left there still is a row.
+    together = together or [[_Part(Tree(episodes[0][0].tokens[:1]), (), _group(groups, 0))]]
+    return _assemble(together, pivots=1, multiple=multiple)
+
+
+def _by_task(numbers: Sequence[tuple[int, int]]) -> list[tuple[int, list[int]]]:
+    """(task, episode) numbers as (task, its episodes)."""
+    return [(p, [k for _, k in own]) for p, own in itertools.groupby(numbers, lambda x: x[0])]
+
+
+def _sizes(own: Sequence[Played]) -> list[int]:
+    """Tokens that each of one task's episodes adds to a row, the first one the opening too."""
+    start = _opening(own)
+    return [len(_tokens(episode)) - start * (i > 0) for i, episode in enumerate(own)]
+
+
+def _runs(sizes: Sequence[int], shards: int) -> list[list[int]]:
+    """Rows of neighbours, of about equal length: an item lies where its middle falls."""
+    middles = np.cumsum(sizes) - np.array(sizes) / 2
+    places = middles * _rows(sizes, shards) // max(1, sum(sizes))
+    return [np.flatnonzero(places == row).tolist() for row in np.unique(places)]
+
+
+def _episodes(episodes: Sequence[Played], kept: Sequence[int], group: Groups) -> _Part:
+    """One tree of the episodes number `kept` of a task."""
+    own = [episodes[k] for k in kept]
+    start = _opening(own)
+    branches = [(start, _tokens(episode)[start:]) for episode in own]
+    actions = [_actions(episodes[k], k) for k in kept]
+    return _Part(Tree(own[0].tokens[:start], branches), actions, group)
+
+
+def _group(groups: Groups, number: int) -> Groups:
+    return jax.tree.map(lambda x: x[number : number + 1], groups)
+
+
+def _opening(own: Sequence[Played]) -> int:
+    """With how many tokens all episodes of a task begin before anyone acts."""
+    heads = [episode.tokens[: episode.moves[0].start] for episode in own]
+    shortest = min(heads, key=len)
+    return min(int(np.cumprod(head[: len(shortest)] == shortest).sum()) for head in heads)
+
+
+def _tokens(episode: Played) -> Int[np.ndarray, "T"]:
+    """As far as its last action."""
+    return episode.tokens[: episode.moves[-1].end]
+
+
+def _actions(episode: Played, sample: int) -> _Actions:
+    places = np.concatenate([np.arange(move.start, move.end) for move in episode.moves])
+    return _Actions(places, np.concatenate([move.behaviour for move in episode.moves]), sample)
+
+
+def _assemble(together: Sequence[Sequence[_Part]], *, pivots: int, multiple: int) -> PolicyBatch:
+    """A row of each list of trees, which have at most `pivots` groups each."""
+    trees = [[part.tree for part in own] for own in together]
+    layout = Layout(
+        _width([sum(len(tree.trunk) for tree in own) for own in trees], multiple),
+        _width([sum(tree.own for tree in own) for own in trees], multiple),
+    )
+    scored = [_scored(own, layout) for own in together]
+    width = _width([len(index) for index, *_ in scored], COARSER * multiple)
     most = pivots * max(map(len, together))
     index, weight, sample, logp = (_fill(x, width) for x in zip(*scored, strict=True))
     return PolicyBatch(
-        tree=stack([build_row([part.tree for part in own], layout) for own in together]),
+        tree=stack([build_row(own, layout) for own in trees]),
         index=index,
         weight=weight,
         sample=sample,
         old_logp=logp,
-        groups=jax.tree.map(
-            lambda *x: np.stack(x), *(_groups(groups, own, most) for own in together)
-        ),
+        groups=jax.tree.map(lambda *x: np.stack(x), *(_groups(own, most) for own in together)),
     )
-
-
-def _part(
-    trunk: np.ndarray, turns: range, rollout: Rollouts, valid_PK: Bool[np.ndarray, "P K"]
-) -> _Part:
-    kept = [(i, int(j)) for i in turns for j in np.flatnonzero(valid_PK[i])]
-    drawn = [rollout.samples[i][j] for i, j in kept]
-    leaves = [rollout.turns[i].start + d.drafted for (i, _), d in zip(kept, drawn, strict=True)]
-    end = max([*(rollout.turns[i].start for i in turns), *leaves])
-    branches = [(at, d.tokens[d.drafted :]) for at, d in zip(leaves, drawn, strict=True)]
-    return _Part(Tree(trunk[:end], branches), kept, turns)
 
 
 def _shared(sizes: Sequence[int], shards: int) -> list[list[int]]:
     """Which trees share a row: few rows, of about equal length."""
-    rows = round_up(-(-sum(sizes) // max(SHARED_ROW, *sizes)), shards)
-    return balanced(sizes, min(len(sizes), rows))
+    return balanced(sizes, _rows(sizes, shards))
+
+
+def _rows(sizes: Sequence[int], shards: int) -> int:
+    rows = round_up(-(-sum(sizes) // max([SHARED_ROW, *sizes])), shards)
+    return min(len(sizes), rows)
 
 
 def _width(sizes: Sequence[int], multiple: int) -> int:
@@ -123,29 +221,31 @@ def _width(sizes: Sequence[int], multiple: int) -> int:
 
 
 def _scored(
-    parts: Sequence[_Part], rollout: Rollouts, layout: Layout
+    parts: Sequence[_Part], layout: Layout
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of the scored tokens of one row: places, weights, numbers of samples and log-probs."""
     index, sample, logp = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0)]
     first, at, before = 0, layout.trunk, 0
     for part in parts:
-        for i, j in part.kept:
-            drawn, start = rollout.samples[i][j], first + rollout.turns[i].start
-            rest = len(drawn.tokens) - drawn.drafted
-            index += [start + np.arange(drawn.drafted), at + np.arange(rest)]
-            number = (before + i - part.turns.start) * len(rollout.samples[i]) + j
-            sample.append(np.full(len(drawn.tokens), number))
-            logp.append(drawn.behaviour)
-            at += rest
-        first, before = first + len(part.tree.trunk), before + len(part.turns)
+        for (start, suffix), own in zip(part.tree.branches, part.actions, strict=True):
+            on_trunk = own.places < start
+            index.append(own.places + np.where(on_trunk, first, at - start))
+            sample.append(np.full(len(own.places), before + own.sample))
+            logp.append(own.logp)
+            at += len(suffix)
+        first, before = first + len(part.tree.trunk), before + part.groups.reward_RPK.size
     places = np.concatenate(index)
     return places, np.ones(len(places)), np.concatenate(sample), np.concatenate(logp)
 
 
-def _groups(groups: Groups, parts: Sequence[_Part], most: int) -> Groups:
-    """Those of one row's turns, with empty ones up to `most`."""
-    turns = [i for part in parts for i in part.turns]
-    return jax.tree.map(lambda x: np.pad(x[turns], ((0, most - len(turns)), (0, 0))), groups)
+def _groups(parts: Sequence[_Part], most: int) -> Groups:
+    """Those of one row, with empty ones up to `most`."""
+
+    def together(*own: np.ndarray) -> np.ndarray:
+        found = np.concatenate(own)
+        return np.pad(found, ((0, most - len(found)), (0, 0)))
+
+    return jax.tree.map(together, *(part.groups for part in parts))
 
 
 def _fill(rows: Sequence[np.ndarray], width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from kernels.grpo import AdvantageSettings
 from pivotrl_jax.errors import UserError
@@ -54,11 +54,16 @@ class TrainSettings:
         )
 
     def __post_init__(self) -> None:
-        if self.sampling.top_k or self.sampling.top_p < 1:
-            raise UserError(
-                "train.sampling must not truncate: with top_k or top_p the importance ratio of "
-                "eq. 7 is not that of the sampled distribution; set top_k=0 and top_p=1"
-            )
+        require_untruncated(self.sampling, "train")
+
+
+def require_untruncated(sampling: SamplingSettings, path: str) -> None:
+    """Raises UserError for settings of `path` under which the ratio of eq. 7 is another one."""
+    if sampling.top_k or sampling.top_p < 1:
+        raise UserError(
+            f"{path}.sampling must not truncate: with top_k or top_p the importance ratio of "
+            "eq. 7 is not that of the sampled distribution; set top_k=0 and top_p=1"
+        )
 
 
 Update = Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]
@@ -123,7 +128,10 @@ def pivot_step(
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         scalars |= group_metrics(judged, rollout)
         scalars |= observe(rollout.turns, judged.rewards_PK, judged.valid_PK)
-        return state, scalars | {"lr": learning_rates[number], **_times(began, sampled, rollout)}
+        return state, scalars | {
+            "lr": learning_rates[number],
+            **times(began, sampled, _tokens(rollout)),
+        }
 
     return step
 
@@ -137,13 +145,13 @@ def sample_all(params: Params, cfg: ModelConfig, rows: Sequence[Row], *context: 
     return Rollouts(turns, [of_turn[turn.id] for turn in turns])
 
 
-def _times(began: float, sampled: float, rollout: Rollouts) -> dict[str, float]:
-    """Durations up to now of a step that has its samples since `sampled`."""
+def times(began: float, sampled: float, tokens: int) -> dict[str, float]:
+    """Durations up to now of a step that has its samples, so many tokens, since `sampled`."""
     now = time.monotonic()
     return {
         "seconds_sampling": sampled - began,
         "seconds_update": now - sampled,
-        "tokens_per_second": _tokens(rollout) / (now - began),
+        "tokens_per_second": tokens / (now - began),
     }
 
 
@@ -153,24 +161,37 @@ def _tokens(rollout: Rollouts) -> int:
 
 def group_metrics(judged: Judged, rollout: Rollouts) -> dict[str, float]:
     """Reward statistics of one batch; samples without a verdict count in no mean."""
-    arrays = jax.device_put((judged.rewards_PK, judged.valid_PK))
-    stats = jax.device_get(group_statistics(*arrays))
-    kept = judged.rewards_PK[judged.valid_PK]
-    groups = np.asarray(stats.count_P) > 1
-    mixed = np.asarray(stats.variance_P)[groups] > 0
-    nan = float("nan")
+    stats = statistics_of(judged.rewards_PK, judged.valid_PK)
     drawn = [sample for group in rollout.samples for sample in group]
     return {
         "action_length": _tokens(rollout) / len(drawn),
         "drafted_tokens": sum(sample.drafted for sample in drawn),
-        "reward_mean": float(kept.mean()) if kept.size else nan,
-        "reward_std": float(kept.std()) if kept.size else nan,
-        "mixed_share": float(mixed.mean()) if mixed.size else nan,
+        **reward_metrics(judged.rewards_PK, judged.valid_PK, stats),
         "malformed_share": float(judged.malformed_PK.mean()),
         "truncated_share": float(np.mean([sample.truncated for sample in drawn])),
         "error_share": float(np.mean([e is not None for row in judged.errors for e in row])),
         **_by_label(judged, stats, [kind(turn.expert) for turn in rollout.turns]),
         **_by_label(judged, stats, [turn.domain for turn in rollout.turns]),
+    }
+
+
+def statistics_of(
+    rewards_PK: Float[np.ndarray, "P K"], valid_PK: Bool[np.ndarray, "P K"]
+) -> GroupStats:
+    """`group_statistics` of host arrays, on the host."""
+    return jax.device_get(group_statistics(*jax.device_put((rewards_PK, valid_PK))))
+
+
+def reward_metrics(
+    rewards_PK: Float[np.ndarray, "P K"], valid_PK: Bool[np.ndarray, "P K"], stats: GroupStats
+) -> dict[str, float]:
+    """Of the valid samples mean and deviation, and how many groups are mixed; NaN of nothing."""
+    kept, nan = rewards_PK[valid_PK], float("nan")
+    mixed = np.asarray(stats.variance_P)[np.asarray(stats.count_P) > 1] > 0
+    return {
+        "reward_mean": float(kept.mean()) if kept.size else nan,
+        "reward_std": float(kept.std()) if kept.size else nan,
+        "mixed_share": float(mixed.mean()) if mixed.size else nan,
     }
 
 

@@ -1,0 +1,67 @@
+"""End-to-end RL: multi-turn GRPO over whole episodes in an environment."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from experiments.context import TRAIN, Run, key_of
+from experiments.update_stages import Segment, run_segments
+from pivotrl_jax.environments import Task
+from pivotrl_jax.models import Params
+from pivotrl_jax.training import (
+    EndToEndSettings,
+    Play,
+    episode_step,
+    in_micro_batches,
+    index_batches,
+    learning_rates,
+    make_optimizer,
+    new_state,
+    policy_update,
+    state_shardings,
+)
+
+
+def end_to_end_stage(
+    run: Run,
+    play: Play,
+    tasks: Sequence[Task],
+    params: Params,
+    settings: EndToEndSettings,
+    name: str = "end_to_end",
+) -> Params:
+    """Trains on episodes of `tasks`, from `params`, which also is the frozen policy pi_0.
+
+    Metrics and checkpoints lie under `name` in the work directory; a killed run resumes from them.
+    """
+    optimizer = make_optimizer(settings.optimizer, settings.steps)
+    layout = state_shardings(optimizer, run.cfg, run.mesh)
+    update = in_micro_batches(
+        policy_update(
+            run.cfg,
+            optimizer,
+            layout,
+            run.settings.objective,
+            settings.advantage,
+            temperature=settings.sampling.temperature,
+            remat=settings.remat,
+        ),
+        run.mesh,
+    )
+    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
+    rates = learning_rates(settings.optimizer, settings.steps)
+    step = episode_step(
+        play, tasks, reference, update, settings, rates, key_of(run, TRAIN), run.mesh
+    )
+    data = index_batches([1] * len(tasks), settings.tasks, run.settings.seed)
+    state = run_segments(
+        run,
+        name,
+        new_state(params, optimizer, layout),
+        lambda state, history: Segment(0, step, data),
+        steps=settings.steps,
+        save_every=settings.save_every,
+        note=lambda m: f"reward {m['reward_mean']:.3f}, {m['episode_turns']:.1f} turns",
+    )
+    return state.params

@@ -1,0 +1,86 @@
+"""End-to-end training as a stage: every task in turn, and a killed run goes on to the same bits."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import sql
+from experiments.context import Run
+from experiments.end_to_end_stage import end_to_end_stage
+from pivotrl_jax.environments import Move, Played, Task
+from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.objectives import PolicySettings
+from pivotrl_jax.parallel import MeshSettings, make_mesh
+from pivotrl_jax.training import EndToEndSettings, OptimizerSettings
+
+TASKS = [Task(str(i), "group", "train") for i in range(6)]
+SETTINGS = EndToEndSettings(
+    steps=5, tasks=2, samples=3, row_multiple=64, save_every=2,
+    optimizer=OptimizerSettings(learning_rate=1e-2),
+)  # fmt: skip
+
+
+class Dice:
+    """Episodes and scores by chance, which follow from the key; fails at call number `killed`."""
+
+    def __init__(self, killed: int = 0) -> None:
+        self.killed = killed
+        self.played: list[list[str]] = []
+
+    def __call__(self, params: Params, tasks: Sequence[Task], key: jax.Array) -> list[Played]:
+        self.played.append([task.id for task in tasks])
+        if len(self.played) == self.killed:
+            raise RuntimeError("killed")
+        rng = np.random.default_rng(jax.device_get(jax.random.key_data(key)))
+        return [self.episode(task, k, rng) for task in tasks for k in range(SETTINGS.samples)]
+
+    def episode(self, task: Task, number: int, rng: np.random.Generator) -> Played:
+        tokens = np.array([5, int(task.id), *rng.integers(256, size=10)], np.int32)
+        logp = np.full(4, np.log(1 / 256), np.float32)
+        moves = tuple(Move(at, at + 4, logp, logp, False, True, "") for at in (2, 8))
+        return Played(task, number, tokens, moves, (), float(rng.random()), "done")
+
+
+@pytest.fixture
+def train(tiny_cfg: ModelConfig, tiny_params: Params):
+    """Runs the stage in a work directory; the trained policy, on the host."""
+    settings = dataclasses.replace(
+        sql.smoke(), mesh=MeshSettings(), objective=PolicySettings(kl_coef=0.1)
+    )
+
+    def train(workdir: Path, play: Dice) -> Params:
+        run = Run(settings, workdir, make_mesh(MeshSettings(), jax.devices()[:1]))
+        vars(run)["cfg"] = tiny_cfg
+        params = jax.device_put(jax.tree.map(np.array, tiny_params), run.shardings)
+        with jax.set_mesh(run.mesh):
+            return jax.device_get(end_to_end_stage(run, play, TASKS, params, SETTINGS))
+
+    return train
+
+
+def steps(workdir: Path) -> list[dict]:
+    lines = map(json.loads, (workdir / "end_to_end" / "metrics.jsonl").read_text().splitlines())
+    timed = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, train, tiny_params):
+    whole, broken = Dice(), Dice(killed=4)
+    expected = train(tmp_path / "whole", whole)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "broken", broken)
+    resumed = Dice()
+    found = train(tmp_path / "broken", resumed)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    # Step 3 came after the checkpoint of step 2.
+    assert resumed.played == whole.played[2:]
+    assert steps(tmp_path / "broken") == steps(tmp_path / "whole")
+    assert [line["step"] for line in steps(tmp_path / "whole")] == [1, 2, 3, 4, 5]
+    assert not np.array_equal(expected.embed, tiny_params.embed)
+    # Two of six tasks a step, each once an epoch.
+    assert sorted(np.ravel(whole.played[:3])) == [task.id for task in TASKS]
