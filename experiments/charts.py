@@ -17,11 +17,12 @@ Points = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line or one layer of a histogram; `style` is the class s1, s2 or s0 (muted)."""
+    """One line, or its points as `dots`; `style` is the class s1, s2 or s0 (muted)."""
 
     label: str
     values: Points
     style: str = "s1"
+    dots: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def line_chart(
     for line in series:
         parts.append(_line(line, x, y))
     if len(series) > 1:
-        parts.append(_legend([(line.label, line.style) for line in series]))
+        parts.append(_legend(list(dict.fromkeys((line.label, line.style) for line in series))))
     return _svg(title, parts)
 
 
@@ -199,6 +200,8 @@ def _x_label(text: str, height: float) -> str:
 
 
 def _line(line: Series, x: Scale, y: Scale) -> str:
+    if line.dots:
+        return "".join(_path([point], x, y, line.style) for point in line.values)
     if len(line.values) < SMOOTH_FROM:
         return _path(line.values, x, y, f"line {line.style}")
     return _path(line.values, x, y, f"line faint {line.style}") + _path(

@@ -1,8 +1,8 @@
 """Training state, updates, batches, checkpoints and the step loop."""
 
-from pivotrl_jax.training.batches import policy_batch, supervised_batch
+from pivotrl_jax.training.batches import Example, packed_batch, policy_batch, supervised_batch
 from pivotrl_jax.training.checkpoints import Checkpointer
-from pivotrl_jax.training.data import Batches, index_batches, mixed_batches
+from pivotrl_jax.training.data import Batches, index_batches, length_batches, mixed_batches
 from pivotrl_jax.training.loop import Step, Stopped, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
@@ -23,6 +23,7 @@ from pivotrl_jax.training.update import (
 __all__ = [
     "Batches",
     "Checkpointer",
+    "Example",
     "MetricWriter",
     "Observe",
     "OnlineBatches",
@@ -36,10 +37,12 @@ __all__ = [
     "in_micro_batches",
     "index_batches",
     "learning_rates",
+    "length_batches",
     "make_optimizer",
     "micro_batches",
     "mixed_batches",
     "new_state",
+    "packed_batch",
     "pivot_step",
     "policy_batch",
     "policy_update",
