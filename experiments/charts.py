@@ -54,10 +54,12 @@ def line_chart(
     xs = [x for line in series for x, _ in line.values]
     ys = [y for line in series for _, y in line.values]
     y_ticks = ticks(min(0.0, *ys) if _near_zero(ys) else min(ys), max(ys))
-    x = Scale(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
+    x = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
     y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     x_ticks = [tick for tick in ticks(x.low, x.high) if x.low <= tick <= x.high]
-    parts = [_axes(x, y, _whole(x_ticks), y_ticks, x_label, y_label, percent)]
+    if x.high - x.low >= 1:
+        x_ticks = _whole(x_ticks)
+    parts = [_axes(x, y, x_ticks, y_ticks, x_label, y_label, percent)]
     for line in series:
         parts.append(_line(line, x, y))
     if len(series) > 1:

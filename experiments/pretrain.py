@@ -8,7 +8,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -100,7 +100,8 @@ def pretrain(
     files = learn_tokenizer(map(_text(settings), documents), settings.vocab)
     _write(workdir / "tokenizer", files)
     tokenizer = load_tokenizer(workdir / "tokenizer")
-    examples = _examples(documents, tokenizer, settings, workdir)
+    examples, audit = learned(documents, tokenizer, settings)
+    write_json(workdir / "audit.json", audit)
     cfg = architecture(settings, tokenizer.vocab_size)
     params = _trained(examples, cfg, settings, workdir, mesh)
     huggingface.save(workdir / "model", params, cfg, files, tokenizer.eot)
@@ -142,10 +143,13 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
         (directory / name).write_bytes(content)
 
 
-def _examples(
-    documents: Sequence[Trajectory], tokenizer: Tokenizer, settings: PretrainSettings, workdir: Path
-) -> list[Example]:
-    """Trunks with the spans that are learned."""
+def learned(
+    documents: Sequence[Trajectory], tokenizer: Tokenizer, settings: PretrainSettings
+) -> tuple[list[Example], dict[str, Any]]:
+    """Trunks with the spans that are learned, and counts of what was read.
+
+    Raises UserError when nothing can be learned.
+    """
     fmt, template = action_format(settings.action_format), ChatTemplate.from_tokenizer(tokenizer)
     examples: list[Example] = []
     left_out: Counter[str] = Counter()
@@ -162,15 +166,14 @@ def _examples(
             f"no turn of {len(documents)} documents can be learned from ({dict(left_out)}); raise "
             "pretrain.rows or name another pretrain.action_format"
         )
-    audit = {
+    return examples, {
         "documents": len(documents),
         "trunks": len(examples),
         "tokens": sum(len(tokens) for tokens, _ in examples),
+        "learned_tokens": sum(b - a for _, spans in examples for a, b in spans),
         "turns_left_out": left_out,
         "vocab": tokenizer.vocab_size,
     }
-    write_json(workdir / "audit.json", audit)
-    return examples
 
 
 def pack(sizes: Sequence[int], rows: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -180,9 +183,9 @@ def pack(sizes: Sequence[int], rows: Sequence[int]) -> list[tuple[int, list[int]
     shortest = np.searchsorted(lengths, sizes)
     packed = []
     for kind, length in enumerate(lengths):
-        own = np.flatnonzero(shortest == kind)
+        own = np.flatnonzero(shortest == kind).tolist()
         for row in filled([sizes[i] for i in own], length):
-            packed.append((length, [int(own[i]) for i in row]))
+            packed.append((length, [own[i] for i in row]))
     return packed
 
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import jinja2
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from markupsafe import Markup
 
 from experiments import charts
@@ -81,15 +81,15 @@ def gradient(
     return jax.grad(gain)(logits)
 
 
-def natural_norm(gradient_V: Vector, logits: Vector) -> float:
+def natural_norm(gradient_V: Vector, logits: ArrayLike) -> float:
     """sqrt(n F n), where F n = g, of a softmax's logits: g sums to 0, and n is g / pi."""
     return float(jnp.sqrt(jnp.sum(jnp.square(gradient_V) / jax.nn.softmax(logits))))
 
 
-def deviation(reward_V: np.ndarray, logits: np.ndarray) -> float:
-    """The reward's standard deviation under the policy."""
+def variance(reward_V: ArrayLike, logits: ArrayLike) -> float:
+    """Of the reward under the policy."""
     pi_V = np.asarray(jax.nn.softmax(logits))
-    return float(np.sqrt(pi_V @ np.square(reward_V - pi_V @ reward_V)))
+    return float(pi_V @ np.square(reward_V - pi_V @ np.asarray(reward_V)))
 
 
 def by_successes() -> dict[str, list[float]]:
@@ -100,17 +100,17 @@ def by_successes() -> dict[str, list[float]]:
         how: [natural_norm(gradient(logits, r, how), logits) for r in rewards]
         for how in ("mean", "std")
     }
-    return norms | {"deviation": [deviation(reward_V, logits) for reward_V in rewards]}
+    return norms | {"variance": [variance(reward_V, logits) for reward_V in rewards]}
 
 
-def by_deviation(cases: int = 60) -> dict[str, list[float]]:
+def by_variance(cases: int = 60) -> dict[str, list[float]]:
     """Random policies with random rewards, half of them binary."""
     rng = np.random.default_rng(SEED)
-    found: dict[str, list[float]] = {"deviation": [], "norm": []}
+    found: dict[str, list[float]] = {"variance": [], "norm": []}
     for case in range(cases):
         logits, reward_V = rng.normal(size=ACTIONS), rng.random(ACTIONS)
         reward_V = np.round(reward_V) if case % 2 else reward_V * rng.random()
-        found["deviation"].append(deviation(reward_V, logits))
+        found["variance"].append(variance(reward_V, logits))
         found["norm"].append(natural_norm(gradient(logits, reward_V), logits))
     return found
 
@@ -120,8 +120,8 @@ def along_path() -> dict[str, list[float]]:
     rng = np.random.default_rng(SEED)
     logits, reward_V = rng.normal(size=ACTIONS), rng.random(ACTIONS)
 
-    def path(beta: Array) -> Array:
-        return logits + reward_V / beta
+    def path(beta: ArrayLike) -> Array:
+        return jnp.asarray(logits) + reward_V / beta
 
     found: dict[str, list[float]] = {"beta": [], "speed": [], "norm": []}
     for beta in np.linspace(0.4, 3.0, 27):
@@ -174,7 +174,7 @@ def measure() -> dict[str, Any]:
     """Every number of the page."""
     return {
         "by_successes": by_successes(),
-        "by_deviation": by_deviation(),
+        "by_variance": by_variance(),
         "along_path": along_path(),
         "training": {
             name: trained(reward_V, BETAS[0]).tolist() for name, reward_V in REWARDS.items()
@@ -185,39 +185,37 @@ def measure() -> dict[str, Any]:
 
 def misses(found: Mapping[str, Any]) -> dict[str, float]:
     """The largest distance from each statement."""
-    mean, spread = (np.array(found["by_successes"][name]) for name in ("mean", "deviation"))
-    random, path = found["by_deviation"], found["along_path"]
+    mean = np.array(found["by_successes"]["mean"])
+    groups, random, path = (found[of] for of in ("by_successes", "by_variance", "along_path"))
     functional, strict = found["ends"]["functional"], found["ends"]["strict"]
     odds = PI_0[1] / PI_0[0]
     return {
         "Proposition 3.1: no gradient where all succeed or all fail": float(mean[[0, -1]].max()),
-        "Theorem 3.2: natural norm = deviation, groups": float(abs(mean - spread).max()),
-        "Theorem 3.2: natural norm = deviation, random policies": _apart(
-            random["norm"], random["deviation"]
+        "Theorem 3.2: natural norm = √Var r, groups": _apart(mean, np.sqrt(groups["variance"])),
+        "Theorem 3.2: natural norm = √Var r, random policies": _apart(
+            random["norm"], np.sqrt(random["variance"])
         ),
-        "Theorem 3.2: natural norm / beta^2 = speed of the path": _apart(
-            path["norm"], path["speed"]
-        ),
+        "Theorem 3.2: natural norm / β² = speed of the path": _apart(path["norm"], path["speed"]),
         "Theorem 3.3: mass of the acceptable actions": max(
             abs(end["accepted"] - end["accepted_predicted"]) for end in functional
         ),
         "Theorem 3.3: alternative over expert stays": max(
             abs(end["alternative_over_expert"] - odds) for end in functional
         ),
-        "Strict match: alternative over expert falls by exp(1/beta)": max(
+        "Strict match: alternative over expert falls by exp(1/β)": max(
             abs(end["alternative_over_expert"] - odds * np.exp(-1 / end["beta"])) for end in strict
         ),
     }
 
 
-def _apart(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def _apart(ours: ArrayLike, theirs: ArrayLike) -> float:
     return float(np.abs(np.subtract(ours, theirs)).max())
 
 
 def figures(found: Mapping[str, Any]) -> list[Figure]:
     return [
         _successes_figure(found["by_successes"]),
-        _deviation_figure(found["by_deviation"]),
+        _variance_figure(found["by_variance"]),
         _path_figure(found["along_path"]),
         *(_training_figure(name, pis) for name, pis in found["training"].items()),
         _odds_figure(found["ends"]),
@@ -232,21 +230,22 @@ def _successes_figure(found: Mapping[str, Sequence[float]]) -> Figure:
     ]
     chart = charts.line_chart(title, series, f"successes of {ACTIONS}", "natural gradient norm")
     note = (
-        "All fail or all succeed: exactly 0. In between the norm is the reward's deviation; "
+        "All fail or all succeed: exactly 0. In between the norm is √Var r; "
         "divided by it, every mixed group speaks equally loud."
     )
     return Figure(title, chart, note)
 
 
-def _deviation_figure(found: Mapping[str, Sequence[float]]) -> Figure:
-    title = "Theorem 3.2: the norm is the deviation"
-    measured = list(zip(found["deviation"], found["norm"], strict=True))
-    most = max(found["deviation"])
+def _variance_figure(found: Mapping[str, Sequence[float]]) -> Figure:
+    title = "Theorem 3.2: the gradient grows with the variance"
+    curve = np.linspace(0, max(found["variance"]), 39)
     series = [
-        charts.Series("√Var r", [(0.0, 0.0), (most, most)], "s0"),
-        charts.Series("random policies", measured, "s1", dots=True),
+        charts.Series("√Var r", list(zip(curve, np.sqrt(curve), strict=True)), "s0"),
+        charts.Series(
+            "random policies", list(zip(found["variance"], found["norm"], strict=True)), dots=True
+        ),
     ]
-    chart = charts.line_chart(title, series, "deviation of the reward", "natural gradient norm")
+    chart = charts.line_chart(title, series, "variance of the reward", "natural gradient norm")
     return Figure(title, chart, "Every other reward is binary.")
 
 

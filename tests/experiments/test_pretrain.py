@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import pretrain as pretraining
-from experiments.pretrain import PretrainSettings, architecture, pack, pretrain
+from experiments.pretrain import PretrainSettings, architecture, learned, pack, pretrain
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import logits
 from pivotrl_jax.models.pretrained import Pretrained, resolve
@@ -86,6 +86,10 @@ def weights(workdir: Path) -> bytes:
 def test_the_directory_holds_the_trained_model(workdir, base, mesh):
     cfg = architecture(SETTINGS, base.tokenizer.vocab_size)
     assert replace(base.cfg, name=cfg.name) == cfg
+    config = json.loads((workdir / "model/config.json").read_text())
+    assert config["model_type"] == "qwen3"
+    assert config["tie_word_embeddings"]
+    assert config["eos_token_id"] == base.tokenizer.eot
     params = base.load(None)
     optimizer = make_optimizer(SETTINGS.optimizer, SETTINGS.steps)
     like = new_state(params, optimizer, state_shardings(optimizer, cfg, mesh))
@@ -113,21 +117,19 @@ def test_what_was_read_is_told(workdir, documents, trunks):
 
 
 @pytest.mark.parametrize("loss", ["all", "assistant"])
-def test_the_loss_is_of_the_tokens_that_it_is_told(loss, documents, trunks, mesh, tmp_path):
-    one = [min(range(len(documents)), key=lambda i: len(str(documents[i].messages)))]
-    settings = replace(SETTINGS, loss=loss, steps=1, rows=(512,))
-    pretrain([documents[i] for i in one] * 2, settings, tmp_path, mesh)
-    (row,) = metrics(tmp_path)
-    base = resolve(str(tmp_path / "model"))
-    template = ChatTemplate.from_tokenizer(base.tokenizer)
-    own = render(
-        documents[one[0]], base.tokenizer, template, action_format("fenced_sql"), Clip(), 512
-    )
-    (trunk,) = own.trunks
-    actions = sum(span.end - span.start for span in trunk.spans)
-    wanted = {"all": len(trunk.tokens) - 1, "assistant": actions}[loss]
-    assert row["action_tokens"] == 2 * wanted
-    assert row["row_tokens"] == 512
+def test_the_tokens_that_are_learned(loss, documents, trunks, base):
+    examples, audit = learned(documents, base.tokenizer, replace(SETTINGS, loss=loss))
+    assert audit["learned_tokens"] < audit["tokens"]
+    for (tokens, spans), trunk in zip(examples, trunks, strict=True):
+        np.testing.assert_array_equal(tokens, trunk.tokens)
+        texts = [base.tokenizer.decode(tokens[a:b]) for a, b in spans]
+        if loss == "assistant":
+            assert all(text.endswith("<|im_end|>") for text in texts)
+            assert sum(map(len, spans)) == 2 * len(trunk.spans)
+            assert not any("<|im_start|>" in text for text in texts)
+        else:
+            assert "<|im_start|>" + texts[0] == base.tokenizer.decode(tokens)
+            assert len(texts) == 1
 
 
 def test_documents_of_a_row_do_not_see_each_other(base, trunks):
