@@ -17,11 +17,12 @@ Points = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line or one layer of a histogram; `style` is the class s1, s2 or s0 (muted)."""
+    """One line, or its points as `dots`; `style` is the class s1, s2 or s0 (muted)."""
 
     label: str
     values: Points
     style: str = "s1"
+    dots: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +54,16 @@ def line_chart(
     xs = [x for line in series for x, _ in line.values]
     ys = [y for line in series for _, y in line.values]
     y_ticks = ticks(min(0.0, *ys) if _near_zero(ys) else min(ys), max(ys))
-    x = Scale(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
+    x = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
     y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     x_ticks = [tick for tick in ticks(x.low, x.high) if x.low <= tick <= x.high]
-    parts = [_axes(x, y, _whole(x_ticks), y_ticks, x_label, y_label, percent)]
+    if x.high - x.low >= 1:
+        x_ticks = _whole(x_ticks)
+    parts = [_axes(x, y, x_ticks, y_ticks, x_label, y_label, percent)]
     for line in series:
         parts.append(_line(line, x, y))
     if len(series) > 1:
-        parts.append(_legend([(line.label, line.style) for line in series]))
+        parts.append(_legend(list(dict.fromkeys((line.label, line.style) for line in series))))
     return _svg(title, parts)
 
 
@@ -199,6 +202,8 @@ def _x_label(text: str, height: float) -> str:
 
 
 def _line(line: Series, x: Scale, y: Scale) -> str:
+    if line.dots:
+        return "".join(_path([point], x, y, line.style) for point in line.values)
     if len(line.values) < SMOOTH_FROM:
         return _path(line.values, x, y, f"line {line.style}")
     return _path(line.values, x, y, f"line faint {line.style}") + _path(

@@ -2,6 +2,7 @@
 
 from pivotrl_jax.text.actions import FencedBash, FencedSql, HermesTags, PlainJson
 from pivotrl_jax.text.formats import action_format
+from pivotrl_jax.text.learned import learn_tokenizer
 from pivotrl_jax.text.parsing import ActionFormat, ParsedAction
 from pivotrl_jax.text.render import Clip, Rendering, RenderSettings, Span, Trunk, render
 from pivotrl_jax.text.templates import ChatTemplate
@@ -29,6 +30,7 @@ __all__ = [
     "Tokenizer",
     "Trunk",
     "action_format",
+    "learn_tokenizer",
     "load_tokenizer",
     "render",
 ]

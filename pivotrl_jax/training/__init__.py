@@ -1,8 +1,14 @@
 """Training state, updates, batches, checkpoints and the step loop."""
 
-from pivotrl_jax.training.batches import episode_batch, policy_batch, supervised_batch
+from pivotrl_jax.training.batches import (
+    Example,
+    episode_batch,
+    packed_batch,
+    policy_batch,
+    supervised_batch,
+)
 from pivotrl_jax.training.checkpoints import Checkpointer
-from pivotrl_jax.training.data import Batches, index_batches, mixed_batches
+from pivotrl_jax.training.data import Batches, index_batches, length_batches, mixed_batches
 from pivotrl_jax.training.end_to_end import EndToEndSettings, Play, episode_step
 from pivotrl_jax.training.loop import Step, Stopped, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
@@ -25,6 +31,7 @@ __all__ = [
     "Batches",
     "Checkpointer",
     "EndToEndSettings",
+    "Example",
     "MetricWriter",
     "Observe",
     "OnlineBatches",
@@ -41,10 +48,12 @@ __all__ = [
     "in_micro_batches",
     "index_batches",
     "learning_rates",
+    "length_batches",
     "make_optimizer",
     "micro_batches",
     "mixed_batches",
     "new_state",
+    "packed_batch",
     "pivot_step",
     "policy_batch",
     "policy_update",

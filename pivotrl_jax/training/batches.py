@@ -15,6 +15,7 @@ from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
 from pivotrl_jax.trees import Layout, Tree, balanced, build_row, round_up, stack
 
 Span = tuple[int, int]
+Example = tuple[np.ndarray, Sequence[Span]]
 # Trees share a row up to about so many tokens, or as many as the longest has: that many make
 # matrix products efficient, and attention skips the other trees of a row.
 SHARED_ROW = 4_096
@@ -24,24 +25,32 @@ COARSER = 4
 
 
 def supervised_batch(
-    examples: Sequence[tuple[np.ndarray, Sequence[Span]]], *, multiple: int, shards: int = 1
+    examples: Sequence[Example], *, multiple: int, shards: int = 1
 ) -> SupervisedBatch:
     """Trunks with the spans whose tokens are the targets; the tokens after them are cut.
 
     Trunks share rows (SHARED_ROW); there are at least as many rows as `shards`, or else as trunks.
     """
-    trees = [Tree(trunk[: max(end for _, end in spans)]) for trunk, spans in examples]
-    rows = _shared([len(tree.trunk) for tree in trees], shards)
-    layout = Layout(_width([sum(len(trees[i].trunk) for i in own) for own in rows], multiple))
-    tree = stack([build_row([trees[i] for i in own], layout) for own in rows])
+    cut = [(trunk[: max(end for _, end in spans)], spans) for trunk, spans in examples]
+    shared = _shared([len(trunk) for trunk, _ in cut], shards)
+    rows = [[cut[i] for i in own] for own in shared]
+    length = _width([sum(len(trunk) for trunk, _ in row) for row in rows], multiple)
+    return packed_batch(rows, length, COARSER * multiple)
+
+
+def packed_batch(rows: Sequence[Sequence[Example]], length: int, multiple: int) -> SupervisedBatch:
+    """Rows of `length` tokens, each of the trunks that are given for it.
+
+    The lists of scored tokens are padded to a multiple of `multiple`.
+    """
+    layout = Layout(length)
+    tree = stack([build_row([Tree(trunk) for trunk, _ in row], layout) for row in rows])
     scored = []
-    for own in rows:
-        firsts = itertools.accumulate((len(trees[i].trunk) for i in own), initial=0)
-        spans = [
-            (f + a, f + b) for f, i in zip(firsts, own, strict=False) for a, b in examples[i][1]
-        ]
+    for row in rows:
+        firsts = itertools.accumulate((len(trunk) for trunk, _ in row), initial=0)
+        spans = [(f + a, f + b) for f, (_, own) in zip(firsts, row, strict=False) for a, b in own]
         scored.append(np.concatenate([np.arange(*span) for span in spans]))
-    width = _width([len(index) for index in scored], COARSER * multiple)
+    width = _width([len(index) for index in scored], multiple)
     weight = [np.ones(len(index)) for index in scored]
     return SupervisedBatch(tree, _fill(scored, width), _fill(weight, width))
 

@@ -39,6 +39,22 @@ def index_batches(
     return iter(grain.MapDataset.range(count).repeat().map_with_index(pick).to_iter_dataset())
 
 
+def length_batches(
+    lengths: Sequence[int], tokens: int, seed: int
+) -> grain.DatasetIterator[Int[np.ndarray, "R"]]:
+    """Endless batches of indices into rows of `lengths`, anew in every epoch; like `index_batches`.
+
+    The rows of a batch are of one length and together `tokens` long, or as long as there are.
+    """
+    count = len(batches_by_length(lengths, tokens, np.random.default_rng(seed)))
+
+    def pick(number: int, _: int) -> Int[np.ndarray, "R"]:
+        rng = np.random.default_rng((seed, number // count))
+        return batches_by_length(lengths, tokens, rng)[number % count]
+
+    return iter(grain.MapDataset.range(count).repeat().map_with_index(pick).to_iter_dataset())
+
+
 def mixed_batches(
     domains: Sequence[str], weights: Mapping[str, float], batch: int, seed: int
 ) -> grain.DatasetIterator[Int[np.ndarray, "R"]]:
@@ -61,3 +77,15 @@ def even_batches(
     dealt = order[np.argsort(-blurred)].reshape(batch, -1)
     dealt[1::2] = dealt[1::2, ::-1]
     return rng.permutation(dealt.T)
+
+
+def batches_by_length(
+    lengths: Sequence[int], tokens: int, rng: np.random.Generator
+) -> list[Int[np.ndarray, "R"]]:
+    """As many batches as there are of rows of one length, in random order."""
+    batches: list[np.ndarray] = []
+    for length in np.unique(lengths):
+        own = rng.permutation(np.flatnonzero(np.equal(lengths, length)))
+        batch = min(max(tokens // int(length), 1), len(own))
+        batches += list(own[: len(own) // batch * batch].reshape(-1, batch))
+    return [batches[i] for i in rng.permutation(len(batches))]

@@ -1,6 +1,6 @@
 """Token trees: one row holds trajectories and every action sampled along them."""
 
-from pivotrl_jax.trees.packing import balanced, chunks, round_up
+from pivotrl_jax.trees.packing import balanced, chunks, filled, round_up
 from pivotrl_jax.trees.tree import (
     PADDING,
     Layout,
@@ -21,6 +21,7 @@ __all__ = [
     "build_row",
     "causal",
     "chunks",
+    "filled",
     "round_up",
     "stack",
     "visible",

@@ -1,5 +1,6 @@
 """Static shapes for trees of any size."""
 
+import bisect
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -25,3 +26,20 @@ def balanced(sizes: Sequence[int], bins: int) -> list[list[int]]:
         found[emptiest].append(item)
         totals[emptiest] += sizes[item]
     return sorted(sorted(own) for own in found)
+
+
+def filled(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """The numbers of items in bins of `capacity`: each item, in order, to the bin that it fills
+    most (best fit), or to a new one. No item may be larger than a bin."""
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (capacity left, bin), sorted
+    for item, size in enumerate(sizes):
+        at = bisect.bisect_left(room, (size, 0))
+        if at == len(room):
+            at = bisect.bisect_left(room, (capacity, len(bins)))
+            room.insert(at, (capacity, len(bins)))
+            bins.append([])
+        left, number = room.pop(at)
+        bins[number].append(item)
+        bisect.insort(room, (left - size, number))
+    return bins

@@ -57,3 +57,21 @@ def test_a_higher_value_is_drawn_higher():
 def test_moving_mean_keeps_a_straight_line_and_both_ends():
     points = [(step, 2.0 * step) for step in range(60)]
     np.testing.assert_allclose(charts.moving_mean(points), points)
+
+
+def test_dots_stand_where_their_line_would_turn():
+    points = [(0.0, 0.1), (0.1, 0.3), (0.2, 0.2)]
+    line, dots = (
+        charts.line_chart("t", [charts.Series("x", points, dots=dots)], "share", "y")
+        for dots in (False, True)
+    )
+    turns = re.findall(r"([\d.]+) ([\d.]+)", re.search(r' d="(.*?)"', line)[1])
+    assert re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', dots) == turns
+    # The axis of a narrow range is as narrow.
+    assert turns[-1][0] == f"{charts.WIDTH - charts.RIGHT:.1f}"
+    assert {"0.10", "0.20"} & {text.text for text in ET.fromstring(dots).iter("text")}
+
+
+def test_a_label_of_several_lines_is_told_once():
+    series = [charts.Series("others", [(0, y), (1, y)], "s0") for y in (1.0, 2.0)]
+    assert charts.line_chart("t", series, "step", "y").count(">others<") == 1

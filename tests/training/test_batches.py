@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pivotrl_jax.training import policy_batch, supervised_batch
+from pivotrl_jax.training import packed_batch, policy_batch, supervised_batch
 
 MULTIPLE = 32
 
@@ -171,5 +171,19 @@ def test_as_few_rows_as_hold_the_trees_but_one_for_every_device(examples):
 def test_supervised_rows_may_be_shared(examples, supervised_rows):
     shared = supervised_batch(examples, multiple=MULTIPLE)
     assert sequences(shared.tree, shared.index, shared.weight) == sequences(
+        supervised_rows.tree, supervised_rows.index, supervised_rows.weight
+    )
+
+
+def test_a_packed_batch_has_the_rows_and_the_length_that_it_is_told(examples, supervised_rows):
+    rows = [[examples[2], examples[0]], [examples[1]], [examples[3]]]
+    batch = packed_batch(rows, 256, 256)
+    assert batch.tree.shape == batch.index.shape == (3, 256)
+    for row, own in enumerate(rows):
+        length = sum(len(trunk) for trunk, _ in own)
+        np.testing.assert_array_equal(batch.tree.segments[row] >= 0, np.arange(256) < length)
+        assert batch.weight[row].sum() == sum(b - a for _, spans in own for a, b in spans)
+        assert (batch.index[row][batch.weight[row] > 0] < length).all()
+    assert sequences(batch.tree, batch.index, batch.weight) == sequences(
         supervised_rows.tree, supervised_rows.index, supervised_rows.weight
     )

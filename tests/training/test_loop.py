@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.training import Checkpointer, TrainState, index_batches, mixed_batches
+from pivotrl_jax.training import (
+    Checkpointer,
+    TrainState,
+    index_batches,
+    length_batches,
+    mixed_batches,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 WORKER = Path(__file__).with_name("loop_worker.py")
@@ -92,7 +98,25 @@ def test_a_mixture_keeps_the_weights_of_its_domains():
     assert set(drawn.ravel().tolist()) == set(range(10))
 
 
-@pytest.mark.parametrize("make", [lambda: index_batches([1] * 10, 4, seed=1), mixture])
+LENGTHS = np.array([4] * 9 + [16] * 5 + [64])
+
+
+def by_length():
+    return length_batches(LENGTHS.tolist(), 32, seed=1)
+
+
+def test_a_batch_has_rows_of_one_length_and_an_epoch_has_them_all_once():
+    batches = by_length()
+    # 8 of the 9 short rows, 2 pairs of the longer ones, and the longest alone.
+    epochs = [[next(batches) for _ in range(4)] for _ in range(2)]
+    for epoch in epochs:
+        assert all(len(set(LENGTHS[rows])) == 1 for rows in epoch)
+        assert sorted(LENGTHS[rows].sum() for rows in epoch) == [32, 32, 32, 64]
+        assert len(set(np.concatenate(epoch).tolist())) == 13
+    assert [rows.tolist() for rows in epochs[0]] != [rows.tolist() for rows in epochs[1]]
+
+
+@pytest.mark.parametrize("make", [lambda: index_batches([1] * 10, 4, seed=1), mixture, by_length])
 def test_a_restored_position_goes_on_where_it_was(make):
     batches = make()
     for _ in range(5):
@@ -101,7 +125,8 @@ def test_a_restored_position_goes_on_where_it_was(make):
     expected = [next(batches) for _ in range(4)]
     other = make()
     other.set_state(position)
-    np.testing.assert_array_equal([next(other) for _ in range(4)], expected)
+    for wanted in expected:
+        np.testing.assert_array_equal(next(other), wanted)
 
 
 def state(step: int) -> TrainState:

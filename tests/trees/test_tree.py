@@ -17,6 +17,7 @@ from pivotrl_jax.trees import (
     build_row,
     causal,
     chunks,
+    filled,
     round_up,
     stack,
     visible,
@@ -168,3 +169,18 @@ def test_sizes():
     assert chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
     assert balanced([3, 9, 5, 4, 1], 2) == [[0, 1], [2, 3, 4]]
     assert balanced([7, 8], 2) == [[0], [1]]
+
+
+def test_items_go_where_they_fill_most():
+    assert filled([5, 7, 3, 5], 10) == [[0, 3], [1, 2]]
+    assert filled([10, 1, 10], 10) == [[0], [1], [2]]
+    assert filled([], 10) == []
+
+
+@given(sizes=st.lists(st.integers(1, 20), max_size=60))
+def test_filled_bins_hold_everything_once_and_no_two_could_be_one(sizes):
+    bins = filled(sizes, 20)
+    assert sorted(i for own in bins for i in own) == list(range(len(sizes)))
+    totals = sorted(sum(sizes[i] for i in own) for own in bins)
+    assert not totals or totals[-1] <= 20
+    assert len(totals) < 2 or totals[0] + totals[1] > 20
