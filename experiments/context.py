@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from experiments.domains import Domain
 from experiments.settings import Settings
+from pivotrl_jax.environments import Environment, InterCodeSql, TextWorldGames
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
 from pivotrl_jax.models.pretrained import Pretrained, resolve
@@ -24,7 +25,7 @@ from pivotrl_jax.pivots import Judging, Truncated
 from pivotrl_jax.text import Tokenizer
 
 # Streams of the run's random key.
-PROFILE, EVALUATE, TRAIN = 1, 2, 3
+PROFILE, EVALUATE, TRAIN, END_TO_END = 1, 2, 3, 4
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -83,6 +84,22 @@ class Run:
             self.tokenizer, {name: own.grading(truncated) for name, own in self.domains.items()}
         )
 
+    def update_judging(self) -> Judging:
+        """That of training updates."""
+        return Judging(
+            self.tokenizer, {name: own.update_grading() for name, own in self.domains.items()}
+        )
+
+    @cached_property
+    def environment(self) -> Environment:
+        """UserError where the settings name none."""
+        settings, reward = self.settings.environment, self.settings.reward
+        if settings.name == "sql":
+            return InterCodeSql.load(settings.games, reward.databases or "")
+        if settings.name == "textworld":
+            return TextWorldGames(settings.games)
+        raise UserError("config.environment.name is empty; set it to sql or textworld")
+
 
 def key_of(run: Run, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(run.settings.seed), stream)
@@ -93,6 +110,7 @@ def open_run(settings: Settings, workdir: Path) -> Run:
     run = Run(settings, workdir, make_mesh(settings.mesh))
     # A misspelt name fails now, not after hours of sampling.
     run.judging()
+    run.update_judging()
     for domain in run.domains.values():
         if domain.judge is not None:
             domain.judge.check()

@@ -9,6 +9,7 @@ from pivotrl_jax.pivots import Grading, Truncated
 from pivotrl_jax.text import ActionFormat, ChatTemplate, Tokenizer, action_format
 from pivotrl_jax.verifiers import Verifier, verifier
 from pivotrl_jax.verifiers.judge import Judge, JudgeClient
+from pivotrl_jax.verifiers.recipe import Recipe
 from pivotrl_jax.verifiers.tiered import Tiered
 
 
@@ -55,3 +56,10 @@ class Domain:
         """`truncated` overrides what the settings say of samples that reached the token cap."""
         reward = self.settings.reward
         return Grading(self.fmt, self.verifier, reward.recipe, truncated or reward.truncated)
+
+    def update_grading(self) -> Grading:
+        """That of training updates."""
+        grading, conditions = self.grading(), self.settings.reward.updates
+        if not conditions:
+            return grading
+        return dataclasses.replace(grading, recipe=Recipe("updates", accept=conditions))

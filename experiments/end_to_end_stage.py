@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.context import TRAIN, Run, key_of
+from experiments.context import END_TO_END, Run, key_of
+from experiments.episodes import player
 from experiments.update_stages import Segment, run_segments
 from pivotrl_jax.environments import Task
 from pivotrl_jax.models import Params
 from pivotrl_jax.training import (
-    EndToEndSettings,
     Play,
     episode_step,
     in_micro_batches,
@@ -23,18 +23,24 @@ from pivotrl_jax.training import (
 )
 
 
-def end_to_end_stage(
-    run: Run,
-    play: Play,
-    tasks: Sequence[Task],
-    params: Params,
-    settings: EndToEndSettings,
-    name: str = "end_to_end",
-) -> Params:
-    """Trains on episodes of `tasks`, from `params`, which also is the frozen policy pi_0.
+def end_to_end_stage(run: Run, params: Params) -> Params:
+    """Trains on episodes of the environment's training tasks, from `params`, which also is the
+    frozen policy pi_0.
 
-    Metrics and checkpoints lie under `name` in the work directory; a killed run resumes from them.
+    Metrics and checkpoints lie in end_to_end/ of the work directory; a killed run resumes there.
     """
+    settings = run.settings.end_to_end
+    return train_on_episodes(
+        run,
+        player(run, settings.sampling, settings.samples),
+        run.environment.tasks("train"),
+        params,
+    )
+
+
+def train_on_episodes(run: Run, play: Play, tasks: Sequence[Task], params: Params) -> Params:
+    """`end_to_end_stage` with episodes that `play` gives of any tasks."""
+    settings = run.settings.end_to_end
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     layout = state_shardings(optimizer, run.cfg, run.mesh)
     update = in_micro_batches(
@@ -52,12 +58,12 @@ def end_to_end_stage(
     reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
     rates = learning_rates(settings.optimizer, settings.steps)
     step = episode_step(
-        play, tasks, reference, update, settings, rates, key_of(run, TRAIN), run.mesh
+        play, tasks, reference, update, settings, rates, key_of(run, END_TO_END), run.mesh
     )
     data = index_batches([1] * len(tasks), settings.tasks, run.settings.seed)
     state = run_segments(
         run,
-        name,
+        "end_to_end",
         new_state(params, optimizer, layout),
         lambda state, history: Segment(0, step, data),
         steps=settings.steps,

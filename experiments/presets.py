@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import ml_collections
 
+from experiments.config import to_config
 from experiments.settings import (
     DataSettings,
     DomainSettings,
@@ -14,7 +15,6 @@ from experiments.settings import (
     Settings,
     SftSettings,
     TextSettings,
-    to_config,
 )
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.objectives import PolicySettings

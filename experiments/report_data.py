@@ -33,7 +33,7 @@ TABLE_COLUMNS = [
     "wilson_high",
     "status",
 ]
-POLICIES = {"base": "Base", "sft": "SFT", "pivotrl": "PivotRL"}
+POLICIES = {"base": "Base", "sft": "SFT", "pivotrl": "PivotRL", "end_to_end": "End-to-end"}
 
 Row = dict[str, Any]
 

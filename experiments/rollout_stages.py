@@ -1,10 +1,8 @@
-"""Stages that sample from the policy: profile, selection, evaluation. Each is resumable."""
+"""Profile and selection: K samples of every candidate, and which of them are pivots."""
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,10 @@ import pyarrow.parquet as pq
 from absl import logging
 
 from experiments.candidates import Corpus
-from experiments.context import EVALUATE, Run, key_of, write_json
+from experiments.context import Run, write_json
 from experiments.progress import Progress, StageRecord
 from experiments.reuse import reuse
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.evaluation import heldout_difference, heldout_reward, perplexity, read_texts
 from pivotrl_jax.models import Params
 from pivotrl_jax.pivots import (
     ProfileStore,
@@ -121,11 +118,11 @@ def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> 
     """Applies eq. 5 and the caps to a profile; writes table.parquet and audit.json."""
     directory.mkdir(parents=True, exist_ok=True)
     domains = run.settings.domains
-    chosen = _select(run, table)
+    chosen = select_by_domain(run, table)
     kinds = {turn.id: kind(turn.expert) for turn in corpus.turns["train"]}
     caps = {name: own.caps for name, own in domains.items()}
     chosen = cap(chosen, [kinds[name] for name in chosen["candidate_id"].to_pylist()], caps)
-    pivots = {name: len(selected(_of(chosen, name))) for name in domains}
+    pivots = {name: len(selected(of_domain(chosen, name))) for name in domains}
     if not any(count for name, count in pivots.items() if domains[name].weight):
         raise UserError(
             f"no domain with a weight has a pivot left ({pivots}); raise caps.message_share, or "
@@ -139,13 +136,13 @@ def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> 
     write_json(directory / "audit.json", audit(chosen) | {"settings": criteria})
 
 
-def _select(run: Run, table: pa.Table, *, allow_empty: bool = False) -> pa.Table:
+def select_by_domain(run: Run, table: pa.Table, *, allow_empty: bool = False) -> pa.Table:
     """Eq. 5 with the settings of each domain; UserError where no domain has a pivot.
 
     The rows come domain by domain.
     """
     domains = run.settings.domains
-    rows = {name: _of(table, name) for name in domains}
+    rows = {name: of_domain(table, name) for name in domains}
     parts = [select(rows[name], own.selection, allow_empty=True) for name, own in domains.items()]
     if not allow_empty and not any(selected(part) for part in parts):
         reasons = (
@@ -156,79 +153,9 @@ def _select(run: Run, table: pa.Table, *, allow_empty: bool = False) -> pa.Table
     return pa.concat_tables(parts)
 
 
-def _of(table: pa.Table, domain: str) -> pa.Table:
+def of_domain(table: pa.Table, domain: str) -> pa.Table:
     return table.filter(pc.equal(table["domain"], domain))
 
 
 def selected(table: pa.Table) -> set[str]:
     return set(table.filter(table["selected"])["candidate_id"].to_pylist())
-
-
-def evaluate_stage(run: Run, corpus: Corpus, params: Params, policy: str) -> pa.Table:
-    """Samples the held-out candidates and scores the out-of-domain texts under one policy."""
-    settings = run.settings.evaluation
-    table = profile_stage(
-        run,
-        corpus,
-        params,
-        f"evaluate/{policy}",
-        corpus.turns["heldout"],
-        key_of(run, EVALUATE),
-        settings.samples,
-        settings.truncated,
-    )
-    path = run.workdir / "evaluate" / f"{policy}_ood.json"
-    if not path.exists():
-        texts = read_texts(Path(settings.ood_path), settings.ood_texts)
-        score = partial(
-            perplexity, params, run.cfg, tokenizer=run.tokenizer, mesh=run.mesh,
-            max_tokens=settings.ood_tokens,
-        )  # fmt: skip
-        with Progress(f"evaluate/{policy} retention", len(texts), "sets") as bar:
-            scores = {}
-            for name, own in texts.items():
-                scores[name] = score(own)
-                bar.advance()
-        write_json(path, scores)
-    return table
-
-
-def summarise(run: Run, tables: Mapping[str, pa.Table], heldout_profile: pa.Table) -> None:
-    """Writes evaluate/<policy>.json: held-out reward, on all candidates and on pivots only.
-
-    Held-out pivots are chosen by a profile of their own, not by the samples that are scored here:
-    choosing and scoring with the same draws would flatter or punish whoever drew them.
-    """
-    chosen = _select(run, heldout_profile, allow_empty=True)
-    directory = run.workdir / "evaluate"
-    for policy, table in tables.items():
-        store = read_samples(directory / policy)
-        others = {name: other for name, other in tables.items() if name != policy}
-        compared = partial(_compared, table, others, run.settings.seed)
-        scores = {
-            "policy": policy,
-            **compared(chosen),
-            "domains": {name: compared(_of(chosen, name)) for name in run.domains},
-            "perplexity": json.loads((directory / f"{policy}_ood.json").read_text()),
-            "malformed_share": float(np.mean(store["malformed"].to_numpy())),
-            "truncated_share": float(np.mean(store["truncated"].to_numpy())),
-            "error_share": float(np.mean(store["error"].is_valid().to_numpy())),
-        }
-        write_json(directory / f"{policy}.json", scores)
-
-
-def _compared(
-    table: pa.Table, others: Mapping[str, pa.Table], seed: int, chosen: pa.Table
-) -> dict[str, Any]:
-    """Reward on the candidates `chosen` and on the pivots among them, and against each other
-    policy."""
-    parts = {
-        "heldout": set(chosen["candidate_id"].to_pylist()),
-        "heldout_pivots": selected(chosen),
-    }
-    against = {
-        name: {part: heldout_difference(table, other, seed, ids) for part, ids in parts.items()}
-        for name, other in others.items()
-    }
-    own = {part: heldout_reward(table, seed, ids) for part, ids in parts.items()}
-    return own | {"against": against}

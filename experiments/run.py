@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import pyarrow as pa
 from absl import app, flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import FlagOrderError
 
 from experiments import report
-from experiments.candidates import candidates_stage, read_stage
+from experiments.candidates import Corpus, candidates_stage, read_stage
+from experiments.config import from_config
 from experiments.context import (
     PROFILE,
     Run,
@@ -31,26 +33,23 @@ from experiments.context import (
     write_json,
     write_judge_stats,
 )
+from experiments.end_to_end_stage import end_to_end_stage
+from experiments.evaluate_stages import evaluate_stage, summarise
 from experiments.memory import release_memory, use_huge_pages
 from experiments.progress import StageRecord, stage_timer
-from experiments.rollout_stages import (
-    count_tokens,
-    evaluate_stage,
-    profile_stage,
-    select_stage,
-    summarise,
-)
-from experiments.settings import Settings, from_config
+from experiments.rollout_stages import count_tokens, profile_stage, select_stage
+from experiments.settings import Settings
 from experiments.train_stage import train_stage
 from experiments.update_stages import count_scored, export_stage, sft_stage
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.models import Params
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.training import Stopped
 
 DEFAULT_CONFIG = "experiments/swe.py"
 STAGES = (
     "read", "candidates", "evaluate_base", "sft", "evaluate_sft", "profile", "select", "train",
-    "evaluate_pivotrl", "report",
+    "evaluate_pivotrl", "end_to_end", "evaluate_end_to_end", "summary", "report",
 )  # fmt: skip
 
 # Without a default here: absl would read overrides of it while this module is imported, where a
@@ -86,6 +85,13 @@ def stage(run: Run, name: str, only: str | None) -> Iterator[StageRecord]:
 
 def execute(run: Run, only: str | None = None) -> None:
     """All stages in order. A finished one only loads what it left."""
+    train_and_evaluate(run, only)
+    with stage(run, "report", only):
+        print(f"report: {report.write(run.workdir)}")
+
+
+def train_and_evaluate(run: Run, only: str | None = None) -> None:
+    """All stages but the report."""
     settings = run.settings
     with stage(run, "read", only):
         trajectories = read_stage(run)
@@ -95,16 +101,40 @@ def execute(run: Run, only: str | None = None) -> None:
         claim(run)
     policy = run.base_params()
     tables = {}
-    with stage(run, "evaluate_base", only) as record:
-        tables["base"] = evaluate_stage(run, corpus, policy, "base")
-        count_tokens(run, record, "evaluate/base")
+
+    def evaluate(name: str) -> None:
+        with stage(run, f"evaluate_{name}", only) as record:
+            tables[name] = evaluate_stage(run, corpus, policy, name)
+            count_tokens(run, record, f"evaluate/{name}")
+
+    evaluate("base")
     if settings.sft.epochs:
         with stage(run, "sft", only) as record:
             policy = sft_stage(run, corpus, policy)
             count_scored(run, record, "sft")
-        with stage(run, "evaluate_sft", only) as record:
-            tables["sft"] = evaluate_stage(run, corpus, policy, "sft")
-            count_tokens(run, record, "evaluate/sft")
+        evaluate("sft")
+    profiled = {}
+    if settings.train.steps:
+        profiled = profile(run, corpus, policy, only)
+        with stage(run, "select", only):
+            select_stage(run, corpus, profiled["train"], run.workdir / "select")
+        with stage(run, "train", only) as record:
+            policy = train_stage(run, corpus, policy)
+            count_scored(run, record, "train")
+            export_stage(run, policy)
+        evaluate("pivotrl")
+    if settings.end_to_end.steps:
+        with stage(run, "end_to_end", only) as record:
+            policy = end_to_end_stage(run, policy)
+            count_scored(run, record, "end_to_end")
+            export_stage(run, policy)
+        evaluate("end_to_end")
+    with stage(run, "summary", only):
+        summarise(run, tables, profiled.get("heldout"))
+
+
+def profile(run: Run, corpus: Corpus, policy: Params, only: str | None) -> dict[str, pa.Table]:
+    """The candidate tables of both splits."""
     with stage(run, "profile", only) as record:
         profiled = {
             split: profile_stage(
@@ -114,23 +144,12 @@ def execute(run: Run, only: str | None = None) -> None:
                 f"profile/{split}",
                 turns,
                 key_of(run, PROFILE),
-                settings.profile.samples,
+                run.settings.profile.samples,
             )
             for split, turns in corpus.turns.items()
         }
         count_tokens(run, record, *(f"profile/{split}" for split in corpus.turns))
-    with stage(run, "select", only):
-        select_stage(run, corpus, profiled["train"], run.workdir / "select")
-    with stage(run, "train", only) as record:
-        policy = train_stage(run, corpus, policy)
-        count_scored(run, record, "train")
-        export_stage(run, policy)
-    with stage(run, "evaluate_pivotrl", only) as record:
-        tables["pivotrl"] = evaluate_stage(run, corpus, policy, "pivotrl")
-        count_tokens(run, record, "evaluate/pivotrl")
-        summarise(run, tables, profiled["heldout"])
-    with stage(run, "report", only):
-        print(f"report: {report.write(run.workdir)}")
+    return profiled
 
 
 def main(argv: list[str]) -> None:

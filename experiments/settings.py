@@ -1,19 +1,15 @@
-"""Every field of a run as frozen dataclasses, and the bridge from and to ml_collections."""
+"""Every field of a run as frozen dataclasses."""
 
 import dataclasses
-import difflib
 import math
-import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import ml_collections
-
+from pivotrl_jax.environments import Split
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.models import Remat
 from pivotrl_jax.objectives import PolicySettings, Recipe
-from pivotrl_jax.objectives.names import require
 from pivotrl_jax.parallel import MeshSettings
 from pivotrl_jax.pivots import (
     KINDS,
@@ -24,12 +20,10 @@ from pivotrl_jax.pivots import (
     Truncated,
 )
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
-from pivotrl_jax.training import OptimizerSettings, TrainSettings
+from pivotrl_jax.training import EndToEndSettings, OptimizerSettings, TrainSettings
 from pivotrl_jax.trajectories import SWE_TURN, TurnRule
 from pivotrl_jax.verifiers.judge import EndpointSettings
 from pivotrl_jax.verifiers.recipe import Conditions
-
-Settings_ = TypeVar("Settings_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +116,47 @@ class JudgeSettings:
 class RewardSettings:
     """The verifier, the recipe over its criteria, and what a truncated sample is.
 
-    `databases` is where the verifier "sql" finds its databases.
+    With `updates`, training rewards what meets these conditions instead, while profiles and
+    evaluation keep the recipe (an ablation). `databases` is where the verifier "sql" finds its
+    databases, and "textworld" its games.
     """
 
     verifier: str
     recipe: Recipe
     truncated: Truncated = "exclude"
     judge: JudgeSettings = dataclasses.field(default_factory=JudgeSettings)
+    updates: Conditions = ()
     databases: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentSettings:
+    """Whole episodes that the policy plays itself; without a `name` there are none.
+
+    `games` is the file of TextWorld games or of SQL questions. Policies are evaluated on `tasks` of
+    a `split` (None: all): once greedily, and in `samples` sampled episodes of each, of at most
+    `turns` actions. Text, token caps and databases are those of the run's first domain.
+    """
+
+    name: Literal["", "sql", "textworld"] = ""
+    games: str = ""
+    split: Split = "test"
+    tasks: int | None = None
+    samples: int = 4
+    turns: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteSettings:
+    """Out-of-domain questions: `questions` of each suite in `names`, answered greedily.
+
+    A name is that of a file in `path` or of a procedural task (`evaluation.suites`).
+    """
+
+    names: tuple[str, ...] = ()
+    questions: int = 50
+    max_tokens: int = 64
+    path: str = "experiments/data/ood/questions"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +182,10 @@ class DomainSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(DomainSettings):
     """A run. Its own data, text, reward, ... are those of the domain `domain`; `others` has more
-    domains by name."""
+    domains by name.
+
+    Without `train.steps` there is no profile; `end_to_end.steps` follow the training on pivots.
+    """
 
     name: str
     domain: str
@@ -170,6 +200,11 @@ class Settings(DomainSettings):
     train: TrainSettings
     evaluation: EvaluationSettings
     others: Mapping[str, DomainSettings] = dataclasses.field(default_factory=dict)
+    environment: EnvironmentSettings = dataclasses.field(default_factory=EnvironmentSettings)
+    suites: SuiteSettings = dataclasses.field(default_factory=SuiteSettings)
+    end_to_end: EndToEndSettings = dataclasses.field(
+        default_factory=lambda: EndToEndSettings(steps=0)
+    )
     online: OnlineSettings = dataclasses.field(default_factory=OnlineSettings)
     reprofile: ReprofileSettings = dataclasses.field(default_factory=ReprofileSettings)
     wandb_project: str | None = None  # mirrors the metrics there; None: local files only
@@ -186,6 +221,11 @@ class Settings(DomainSettings):
                 )
         if not any(own.weight for own in self.domains.values()):
             raise UserError("every domain has weight 0; give one of them more")
+        if self.end_to_end.steps and not self.environment.name:
+            raise UserError(
+                "config.end_to_end.steps needs an environment to play in; set "
+                "config.environment.name, or the steps to 0"
+            )
 
     @property
     def domains(self) -> dict[str, DomainSettings]:
@@ -194,65 +234,3 @@ class Settings(DomainSettings):
     def path(self, domain: str) -> str:
         """Where the fields of a domain stand on the command line."""
         return "config" if domain == self.domain else f"config.others.{domain}"
-
-
-def to_config(settings: Any) -> ml_collections.ConfigDict:
-    """A ConfigDict of nested dataclasses; every leaf may be overridden on the command line."""
-    config = ml_collections.ConfigDict()
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            config[field.name] = to_config(value)
-        elif isinstance(value, Mapping):
-            own = {name: to_config(each) for name, each in value.items()}
-            config[field.name] = ml_collections.ConfigDict(own)
-        elif value is None:
-            # A placeholder accepts a value of the field's own type later.
-            config[field.name] = ml_collections.config_dict.placeholder(
-                _optional(settings, field.name)
-            )
-        else:
-            config[field.name] = value
-    return config
-
-
-def from_config(cls: type[Settings_], config: Any, path: str = "config") -> Settings_:
-    """The frozen dataclass that `config` describes.
-
-    Raises UserError for an unknown field (with the nearest valid one), for a missing one and for
-    a value that a `Literal` field does not list.
-    """
-    types = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in config:
-        if name not in names:
-            raise UserError(
-                f"{path}.{name} is no field; the nearest is {path}.{nearest(name, names)}"
-            )
-    values: dict[str, Any] = {}
-    for name in names:
-        if name not in config:
-            raise UserError(f"{path}.{name} is missing; set it in the config file")
-        kind, value = types[name], config[name]
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            values[name] = from_config(kind, value, f"{path}.{name}")
-        elif typing.get_origin(kind) is Mapping:
-            of = typing.get_args(kind)[1]
-            values[name] = {
-                key: from_config(of, value[key], f"{path}.{name}.{key}") for key in value
-            }
-        else:
-            if typing.get_origin(kind) is Literal:
-                require(f"{path}.{name}", value, typing.get_args(kind))
-            values[name] = value
-    return cls(**values)
-
-
-def nearest(name: str, names: list[str]) -> str:
-    return difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-
-
-def _optional(settings: Any, name: str) -> type:
-    """T of a field annotated `T | None`."""
-    kinds = typing.get_args(typing.get_type_hints(type(settings))[name])
-    return next(kind for kind in kinds if kind is not type(None))

@@ -68,7 +68,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             corpus.trunks,
             reference,
             update,
-            run.judging(),
+            run.update_judging(),
             settings,
             run.settings.engine,
             rates,

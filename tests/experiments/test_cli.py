@@ -10,8 +10,9 @@ import pytest
 
 from experiments import run as command_line
 from experiments import swe
+from experiments.config import from_config, to_config
 from experiments.context import Run, claim, open_run
-from experiments.settings import Settings, from_config, to_config
+from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 

@@ -11,7 +11,8 @@ import pytest
 
 from experiments import sql
 from experiments.context import Run
-from experiments.end_to_end_stage import end_to_end_stage
+from experiments.end_to_end_stage import train_on_episodes
+from experiments.settings import EnvironmentSettings
 from pivotrl_jax.environments import Move, Played, Task
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.objectives import PolicySettings
@@ -50,7 +51,11 @@ class Dice:
 def train(tiny_cfg: ModelConfig, tiny_params: Params):
     """Runs the stage in a work directory; the trained policy, on the host."""
     settings = dataclasses.replace(
-        sql.smoke(), mesh=MeshSettings(), objective=PolicySettings(kl_coef=0.1)
+        sql.smoke(),
+        mesh=MeshSettings(),
+        objective=PolicySettings(kl_coef=0.1),
+        environment=EnvironmentSettings(name="sql"),
+        end_to_end=SETTINGS,
     )
 
     def train(workdir: Path, play: Dice) -> Params:
@@ -58,7 +63,7 @@ def train(tiny_cfg: ModelConfig, tiny_params: Params):
         vars(run)["cfg"] = tiny_cfg
         params = jax.device_put(jax.tree.map(np.array, tiny_params), run.shardings)
         with jax.set_mesh(run.mesh):
-            return jax.device_get(end_to_end_stage(run, play, TASKS, params, SETTINGS))
+            return jax.device_get(train_on_episodes(run, play, TASKS, params))
 
     return train
 

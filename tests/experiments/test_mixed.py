@@ -11,12 +11,13 @@ import pytest
 
 from experiments import mixed, presets, rejudge
 from experiments.candidates import candidates_stage, read_stage
+from experiments.config import from_config
 from experiments.context import PROFILE, Run, key_of
 from experiments.report_data import load
 from experiments.report_domains import domain_rows
 from experiments.rollout_stages import profile_stage
 from experiments.run import execute
-from experiments.settings import DomainSettings, ModelSettings, Settings, from_config
+from experiments.settings import DomainSettings, ModelSettings, Settings
 from experiments.train_stage import _batches
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh

@@ -8,8 +8,9 @@ import pytest
 
 from experiments import mixed, search, sql, swe, terminal, tool_use
 from experiments.candidates import candidates_stage, read_stage
+from experiments.config import from_config, to_config
 from experiments.context import open_run
-from experiments.settings import Settings, from_config, to_config
+from experiments.settings import Settings
 from pivotrl_jax.objectives import compile_recipe
 from pivotrl_jax.text import ParsedAction, action_format
 from pivotrl_jax.verifiers import verifier

@@ -10,7 +10,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import mixed, run, swe
-from experiments.settings import Settings, from_config, to_config
+from experiments.config import from_config, to_config
+from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 
 Parse = Callable[..., ConfigDict]

@@ -7,7 +7,7 @@ from pivotrl_jax.evaluation.suites.accuracy import (
     mean_change,
     part_accuracy,
 )
-from pivotrl_jax.evaluation.suites.carried import carried_questions
+from pivotrl_jax.evaluation.suites.carried import carried_questions, spread
 from pivotrl_jax.evaluation.suites.evaluate import evaluate_suites, greedy
 from pivotrl_jax.evaluation.suites.procedural import PROCEDURES, reasoning_questions
 from pivotrl_jax.evaluation.suites.questions import Question, as_chat, as_text, score
@@ -27,4 +27,5 @@ __all__ = [
     "part_accuracy",
     "reasoning_questions",
     "score",
+    "spread",
 ]

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation.suites.ifeval import CHECKS, follows
@@ -20,6 +20,9 @@ from pivotrl_jax.evaluation.suites.questions import Question
 Row = Mapping[str, Any]
 
 
+Item = TypeVar("Item")
+
+
 def carried_questions(
     directory: Path, names: Sequence[str], count: int | None = None
 ) -> list[Question]:
@@ -27,7 +30,7 @@ def carried_questions(
 
     Raises UserError where a set is unknown or a file or a line of it cannot be read.
     """
-    return [q for name in names for q in _spread(list(_read(directory, name)), count)]
+    return [q for name in names for q in spread(list(_read(directory, name)), count)]
 
 
 def _read(directory: Path, name: str) -> Iterator[Question]:
@@ -54,11 +57,12 @@ def _question(line: str, name: str, place: str) -> list[Question]:
     return [] if question is None else [question]
 
 
-def _spread(questions: Sequence[Question], count: int | None) -> list[Question]:
-    size = len(questions)
+def spread(items: Sequence[Item], count: int | None) -> list[Item]:
+    """`count` of the items (None: all), evenly spaced."""
+    size = len(items)
     if count is None or count >= size:
-        return list(questions)
-    return [questions[i * size // count] for i in range(count)]
+        return list(items)
+    return [items[i * size // count] for i in range(count)]
 
 
 def _worked(suite: str, row: Row) -> Question:
