@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -134,14 +135,16 @@ def claim(run: Run) -> None:
     """Makes the work directory that of this configuration, for good."""
     path = run.workdir / "config.json"
     if not path.exists():
-        write_json(path, provenance(run.settings))
+        write_json(path, provenance(run))
 
 
-def provenance(settings: Settings) -> dict[str, Any]:
+def provenance(run: Run) -> dict[str, Any]:
+    settings = run.settings
     return {
         "preset": settings.preset,
         "config": as_json(settings),
         "seed": settings.seed,
+        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(run.cfg))),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

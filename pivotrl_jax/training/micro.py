@@ -32,7 +32,8 @@ def in_micro_batches(
     Rows are cut into micro-batches that fit `memory` bytes per device (None: what there is), and
     every device has its share of each. The cut is chosen once per shape of a batch, by compiling
     `update` for it, and depends on nothing else, so that a resumed run makes the same. The metrics
-    tell it as `micro_tokens`, the tokens of one micro-batch per device. Raises UserError when one
+    tell it as `micro_tokens`, the tokens of one micro-batch per device, beside `row_tokens`, those
+    of all rows with their padding. Raises UserError when one
     row per device does not fit.
     """
     shards = row_shards(mesh)
@@ -56,6 +57,7 @@ def in_micro_batches(
             useful = saturating(mesh.devices.flat[0].platform)
             chosen[shape] = rows_per_device(-(-rows // shards), tokens, useful, need, memory)
         state, metrics = update(*others, placed(chosen[shape]))
-        return state, metrics | {"micro_tokens": chosen[shape] * tokens}
+        counts = {"micro_tokens": chosen[shape] * tokens, "row_tokens": rows * tokens}
+        return state, metrics | counts
 
     return step

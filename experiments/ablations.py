@@ -1,0 +1,116 @@
+"""Every arm of a study, several seeds of each, and what they measured.
+
+    python -m experiments.ablations --config=experiments/textworld.py --seeds=3
+    python -m experiments.ablations --config=experiments/textworld.py:quick --arms=base,sft,pivotrl
+
+Arms and seeds are runs of `experiments.run`, in folders ARM/SEED of the work directory, and resume
+like them: what is done is not done again. Overrides on the command line hold for every arm.
+"""
+
+import copy
+import importlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags, logging
+from ml_collections.config_flags.config_flags import get_config_filename
+
+from experiments.arms import Arm, Study
+from experiments.config import from_config
+from experiments.context import Run, open_run, write_json
+from experiments.memory import use_huge_pages
+from experiments.run import CONFIG, WORKDIR, friendly, train_and_evaluate
+from experiments.settings import Settings
+from experiments.study_summary import summary, table
+from pivotrl_jax.errors import UserError
+from pivotrl_jax.models.pretrained import default_cache
+from pivotrl_jax.parallel import make_mesh
+
+SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds of every arm.", lower_bound=1)
+CHOSEN = flags.DEFINE_list("arms", None, "These arms only; by default all of the study's.")
+
+
+def study_of(file: str) -> Study:
+    """The study of a configuration file. UserError where it has none."""
+    module = importlib.import_module(".".join(Path(file).with_suffix("").parts))
+    found = getattr(module, "STUDY", None)
+    if not isinstance(found, Study):
+        raise UserError(f"{file} describes no study; use --config=experiments/textworld.py")
+    return found
+
+
+def settings_of(config: Any, arm: Arm, seed: int, workdir: Path) -> Settings:
+    """The run of an arm: the configuration with the arm's overrides and this seed."""
+    own = copy.deepcopy(config)
+    with own.unlocked():
+        own.update_from_flattened_dict(dict(arm.overrides))
+        own.seed = seed
+        if arm.like is not None:
+            own.profile.samples_from = str(workdir / arm.like / str(seed))
+    return from_config(Settings, own)
+
+
+def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
+    """The named arms (None: all) in the study's order, with those whose samples they take."""
+    by_name = {arm.name: arm for arm in arms}
+    unknown = [name for name in names or () if name not in by_name]
+    if unknown:
+        raise UserError(f"no arm {unknown[0]!r}; the study has {', '.join(by_name)}")
+    wanted = set(by_name if names is None else names)
+    wanted |= {arms[0].name} | {by_name[name].like for name in wanted if by_name[name].like}
+    return [arm for arm in arms if arm.name in wanted]
+
+
+def runs(arms: Sequence[Arm], seeds: int) -> Iterator[tuple[Arm, int]]:
+    """Seed by seed, so that a study that is stopped has whole seeds."""
+    return ((arm, seed) for seed in range(seeds) for arm in arms)
+
+
+def run_arm(config: Any, arm: Arm, first: Arm, seed: int, workdir: Path) -> None:
+    directory = workdir / arm.name / str(seed)
+    settings = settings_of(config, arm, seed, workdir)
+    run = open_run(settings, directory)
+    if arm is not first:
+        take_base(run, workdir / first.name / str(seed))
+    with jax.set_mesh(run.mesh):
+        train_and_evaluate(run)
+
+
+def take_base(run: Run, other: Path) -> None:
+    """The base is one policy in all arms of a seed: it is evaluated once."""
+    done = Path("done", "evaluate_base")
+    if (run.workdir / done).exists():
+        return
+    for file in [*other.glob("evaluate/base*"), other / done]:
+        target = run.workdir / file.relative_to(other)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            shutil.copytree(file, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(file, target)
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    config, study = CONFIG.value, study_of(get_config_filename(flags.FLAGS["config"]))
+    settings = from_config(Settings, config)
+    workdir = Path(WORKDIR.value or f"runs/study-{settings.name}-{settings.preset}")
+    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    arms = chosen(study.arms, CHOSEN.value)
+    mesh = make_mesh(settings.mesh)
+    with jax.set_mesh(mesh):
+        study.prepare(mesh)
+    for arm, seed in runs(arms, SEEDS.value):
+        print(f"== {arm.title}, seed {seed}", flush=True)
+        run_arm(config, arm, arms[0], seed, workdir)
+        found = summary(workdir, arms, SEEDS.value)
+        write_json(workdir / "summary.json", found)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    use_huge_pages()
+    friendly(main)

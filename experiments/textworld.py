@@ -1,0 +1,177 @@
+"""PivotRL in text games, with a policy from scratch: the whole study of docs/study.md on a CPU.
+
+    python -m experiments.ablations --config=experiments/textworld.py --seeds=3   # :study
+    python -m experiments.ablations --config=experiments/textworld.py:quick
+    python -m experiments.run --config=experiments/textworld.py                   # one arm alone
+
+preset   hardware              time             what comes out
+study    2 CPU cores, 6 GiB    not run yet      every arm of the study, three seeds
+quick    2 CPU cores, 6 GiB    not run yet      every stage once; figures mean little
+
+The first command also makes what the others read, in runs/textworld: games, expert and weak
+trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks.
+`pip install -r requirements-study.txt` comes before it.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+from jax.sharding import Mesh
+from pivotrl_jax.environments.textworld_expert import Style, write_expert, write_weak
+from pivotrl_jax.environments.textworld_games import generate
+from pivotrl_jax.environments.textworld_house import MEDIUM
+from pivotrl_jax.verifiers.textworld import write_games
+
+from experiments import presets
+from experiments.arms import ARMS, Study
+from experiments.pretrain import PretrainSettings, pretrain
+from experiments.settings import (
+    DataSettings,
+    EnvironmentSettings,
+    ModelSettings,
+    ProfileSettings,
+    RewardSettings,
+    Settings,
+    SftSettings,
+    SuiteSettings,
+    TextSettings,
+)
+from pivotrl_jax.evaluation import EvaluationSettings
+from pivotrl_jax.evaluation.suites import PROCEDURES, reasoning_questions
+from pivotrl_jax.objectives import PolicySettings
+from pivotrl_jax.parallel import MeshSettings
+from pivotrl_jax.pivots import SelectionSettings
+from pivotrl_jax.sampling import EngineSettings, SamplingSettings
+from pivotrl_jax.training import EndToEndSettings, OptimizerSettings, TrainSettings
+from pivotrl_jax.trajectories import EVERY_TURN, Message, Trajectory, read
+from pivotrl_jax.verifiers.recipes import SAME_PROGRESS
+
+replace = dataclasses.replace
+HOME = Path("runs/textworld")
+GAMES, EXPERT, WEAK, BASE = (
+    HOME / name for name in ("games.jsonl.gz", "expert.jsonl", "weak.jsonl", "base")
+)
+COUNTS = {"train": 400, "validation": 60, "test": 120}
+WEAK_GAMES = 1_500
+QUESTIONS = 4_000  # of each procedural task, to pre-train on
+EXPERT_STYLE, WEAK_STYLES = Style(0), tuple(Style(seed) for seed in range(1, 9))
+
+
+def study() -> Settings:
+    """The arm "PivotRL": no warm start, 16 pivots x 8 samples a step."""
+    sampling = SamplingSettings(temperature=1.0, max_tokens=24)
+    optimizer = OptimizerSettings(learning_rate=3e-4, warmup_steps=2)
+    return Settings(
+        name="textworld",
+        domain="textworld",
+        preset="study",
+        seed=0,
+        data=DataSettings(path=str(EXPERT), heldout_share=0.1, turns=EVERY_TURN),
+        text=TextSettings(
+            action_format="hermes",
+            tool_role="user",
+            trunk_tokens=1024,
+            clip_observation=None,
+            clip_task=None,
+        ),
+        model=ModelSettings(name=str(BASE / "model")),
+        mesh=MeshSettings(),
+        engine=EngineSettings(rows=32, slots=256, row_multiple=256),
+        reward=RewardSettings("textworld", SAME_PROGRESS, databases=str(GAMES)),
+        sft=SftSettings(
+            epochs=0,
+            rows=16,
+            row_multiple=256,
+            remat="dots",
+            optimizer=OptimizerSettings(learning_rate=1e-3, warmup_steps=3, schedule="cosine"),
+        ),
+        profile=ProfileSettings(samples=8, sampling=sampling),
+        selection=SelectionSettings(threshold=0.6),
+        objective=PolicySettings(kl_coef=0.001),
+        train=TrainSettings(
+            steps=60,
+            rows=16,
+            pivots_per_row=2,
+            samples=8,
+            row_multiple=256,
+            remat="dots",
+            save_every=20,
+            optimizer=optimizer,
+            sampling=sampling,
+        ),
+        evaluation=EvaluationSettings(samples=4, ood_texts=1, ood_tokens=64),
+        environment=EnvironmentSettings(name="textworld", games=str(GAMES), turns=20, samples=2),
+        suites=SuiteSettings(names=tuple(PROCEDURES), questions=40, max_tokens=24),
+        end_to_end=EndToEndSettings(
+            steps=0,
+            tasks=8,
+            samples=8,
+            unfinished="score",
+            row_multiple=256,
+            remat="dots",
+            save_every=20,
+            optimizer=optimizer,
+            sampling=sampling,
+        ),
+    )
+
+
+def quick() -> Settings:
+    """A few steps, a few games."""
+    base = study()
+    return replace(
+        base,
+        preset="quick",
+        data=replace(base.data, limit=60),
+        train=replace(base.train, steps=6),
+        environment=replace(base.environment, tasks=12, samples=1),
+        suites=replace(base.suites, questions=8),
+    )
+
+
+PRESETS = {"study": study, "quick": quick}
+
+
+def get_config(preset: str = "study") -> ml_collections.ConfigDict:
+    return presets.config_of(PRESETS, preset)
+
+
+def prepare(mesh: Mesh) -> None:
+    """Makes what the configuration reads, unless it is there."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    if not EXPERT.exists():
+        games = generate(MEDIUM, COUNTS, seed=0)
+        write_games(games, GAMES)
+        others = generate(MEDIUM, {"train": WEAK_GAMES + len(games)}, seed=1)
+        known = {game.id for game in games}
+        weak = [game for game in others if game.id not in known][:WEAK_GAMES]
+        write_weak(weak, WEAK_STYLES, noise=0.5, path=WEAK)
+        write_expert((game for game in games if game.split == "train"), EXPERT_STYLE, EXPERT)
+    if not (BASE / "model").exists():
+        pretrain(list(documents()), PretrainSettings(), BASE, mesh)
+
+
+def documents() -> Iterator[Trajectory]:
+    """What the base learns from: weak play, and questions with their answers."""
+    played, _ = read(str(WEAK), "auto", HOME / "quarantine.jsonl", None)
+    asked = reasoning_questions(tuple(PROCEDURES), "train", QUESTIONS, seed=0)
+    answered = (
+        Trajectory(
+            id=question.id,
+            messages=(
+                Message("user", question.prompt),
+                Message("assistant", question.answer or ""),
+            ),
+            task_id=question.id,
+            domain=question.suite,
+            source="reasoning-gym",
+        )
+        for question in asked
+    )
+    return itertools.chain(played, answered)
+
+
+STUDY = Study(prepare, ARMS)
