@@ -65,7 +65,7 @@ class Plans:
 
 def wanted(game: Game) -> set[str]:
     """The things that goals speak of, and the keys."""
-    keys = {deed.names[1] for deed in game.deeds if deed.verb == "unlock"}
+    keys = {fact[1] for fact in game.facts if fact[0] == "match"}
     return keys | {fact[1] for fact in game.holding(_wins(game))}
 
 
