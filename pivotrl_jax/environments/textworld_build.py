@@ -1,11 +1,12 @@
-"""From a plan of a house to a game of the textworld package, and from there to masks."""
+"""From a house to a game of the textworld package, and from there to masks."""
 
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+from pivotrl_jax.environments.textworld_house import House
 from pivotrl_jax.environments.types import Split
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.textworld import INVENTORY, YOU, Deed, Fact, Game, Goal, content
@@ -14,7 +15,7 @@ try:
     from textworld.generator import GameMaker
     from textworld.generator.data import KnowledgeBase
     from textworld.generator.game import Event, GameOptions, Quest
-    from textworld.logic import Action, Proposition, Rule
+    from textworld.logic import Action, Proposition, Variable
 except ImportError as error:
     raise UserError(
         "the package textworld, which makes the games, is not installed: run "
@@ -22,35 +23,6 @@ except ImportError as error:
     ) from error
 
 _OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """`end` lies in `direction` of `start`, behind a door if one is named."""
-
-    start: str
-    direction: str
-    end: str
-    door: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class House:
-    """Everything in a game by name.
-
-    `holders` (containers "c" and supporters "s") and `things` (objects "o", food "f", keys "k")
-    have a type and a place: a room, or for things a holder. Doors and containers start closed, or
-    locked where `locks` has a key for them. `goals` are facts to bring about: ("in", thing,
-    container), ("on", thing, supporter) or ("eaten", food).
-    """
-
-    rooms: tuple[str, ...]
-    ways: tuple[Way, ...]
-    holders: Mapping[str, tuple[str, str]]
-    things: Mapping[str, tuple[str, str]]
-    locks: Mapping[str, str]
-    goals: tuple[Fact, ...]
-    start: str
 
 
 def build(house: House) -> Any:
@@ -97,57 +69,59 @@ def grounded(built: Any, split: Split) -> Game:
     Every quest has one winning event and at most one failing one, as `build` makes them. Examining
     is left out: it shows nothing that the room's description does not.
     """
-    state = built.world.state
-    rules = [rule for name, rule in built.kb.rules.items() if not name.startswith("examine")]
-    actions = _within_reach(state, rules, built.kb.types.constants_mapping)
-    start = sorted(state.facts)
-    quests = [[*q.win_events, *q.fail_events] for q in built.quests]
-    conditions = [fact for events in quests for e in events for fact in e.condition.preconditions]
-    changed = {fact for action in actions for fact in (*action.added, *action.removed)}
-    bits = {fact: 1 << i for i, fact in enumerate(sorted({*start, *changed, *conditions}))}
-    name = functools.partial(_name, {i: info.name for i, info in built.infos.items()})
-    templates = built.kb.inform7_commands
-
-    def mask(facts: Iterable[Proposition]) -> int:
-        return functools.reduce(operator.or_, (bits[fact] for fact in facts), 0)
-
-    def deed(action: Action) -> Deed:
-        verb, *slots = templates[action.name].split()
-        filled = {p.name: v for p, v in built.kb.rules[action.name].match(action).items()}
-        names = [name(filled[s[1:-1]]) for s in slots if s[0] == "{"]
-        return Deed(
-            verb,
-            tuple(names or slots),
-            mask(fact for fact in action.preconditions if fact in changed),
-            mask(action.added),
-            mask(action.removed),
-        )
-
+    actions = _within_reach(built)
+    quests = [
+        [event.condition.preconditions for event in (*quest.win_events, *quest.fail_events)]
+        for quest in built.quests
+    ]
+    changing = {fact for action in actions for fact in (*action.added, *action.removed)}
+    asked = {fact for conditions in quests for facts in conditions for fact in facts}
+    facts = sorted({*built.world.state.facts, *changing, *asked})
+    ground = _Ground(built, {fact: 1 << i for i, fact in enumerate(facts)}, changing)
     game = Game(
         id="",
         split=split,
         kinds={info.name: info.type for info in built.infos.values() if info.name},
-        facts=tuple((fact.name, *map(name, fact.arguments)) for fact in bits),
-        start=mask(start),
-        deeds=tuple(map(deed, actions)),
-        goals=tuple(
-            Goal(*(mask(event.condition.preconditions) for event in events)) for events in quests
-        ),
+        facts=tuple((fact.name, *map(ground.name, fact.arguments)) for fact in facts),
+        start=ground.mask(built.world.state.facts),
+        deeds=tuple(map(ground.deed, actions)),
+        goals=tuple(Goal(*map(ground.mask, conditions)) for conditions in quests),
     )
     return dataclasses.replace(game, id=content(game))
 
 
-def _name(names: Mapping[str, str], variable: Any) -> str:
-    return {"P": YOU, "I": INVENTORY}.get(variable.name) or names[variable.name]
+@dataclasses.dataclass(frozen=True)
+class _Ground:
+    """What turns propositions into bits, and entities into names."""
+
+    built: Any
+    bits: Mapping[Proposition, int]
+    changing: Set[Proposition]
+
+    def name(self, variable: Variable) -> str:
+        own = {"P": YOU, "I": INVENTORY}.get(variable.name)
+        return own or self.built.infos[variable.name].name
+
+    def mask(self, facts: Iterable[Proposition]) -> int:
+        return functools.reduce(operator.or_, (self.bits[fact] for fact in facts), 0)
+
+    def deed(self, action: Action) -> Deed:
+        kb = self.built.kb
+        verb, *words = kb.inform7_commands[action.name].split()
+        filled = {slot.name: each for slot, each in kb.rules[action.name].match(action).items()}
+        # "{o}" of "take {o} from {c}", or the direction of "go north".
+        names = [self.name(filled[word[1:-1]]) for word in words if word[0] == "{"] or words
+        needs = self.mask(fact for fact in action.preconditions if fact in self.changing)
+        return Deed(verb, tuple(names), needs, self.mask(action.added), self.mask(action.removed))
 
 
-def _within_reach(state: Any, rules: Iterable[Rule], constants: Any) -> list[Action]:
+def _within_reach(built: Any) -> list[Action]:
     """Every action that could ever be possible, if no action removed any fact; sorted."""
-    rules = list(rules)
-    reach = state.copy()
+    rules = [rule for name, rule in built.kb.rules.items() if not name.startswith("examine")]
+    reach = built.world.state.copy()
     found: set[Action] = set()
     while True:
-        new = set(reach.all_applicable_actions(rules, constants)) - found
+        new = set(reach.all_applicable_actions(rules, built.kb.types.constants_mapping)) - found
         if not new:
             return sorted(found, key=str)
         found |= new

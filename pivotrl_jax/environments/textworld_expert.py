@@ -3,16 +3,13 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 
 from pivotrl_jax.environments.textworld import begin
 from pivotrl_jax.trajectories import Action, Message, Trajectory, write_openai_chat
 from pivotrl_jax.verifiers.textworld import TEMPLATES, Deed, Game, Plans, State
-
-# From the deeds of shortest plans and all that are possible, the one to do.
-Choose = Callable[[Sequence[Deed], Sequence[Deed]], Deed]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +39,14 @@ class Style:
 def best(game: Game, plans: Plans, state: State) -> list[Deed]:
     """The possible deeds after which the shortest plan is shortest."""
     left = {deed: plans.left(game.after(state, deed)) for deed in game.possible(state)}
-    return [deed for deed in left if left[deed] == min(left.values())]
+    shortest = min(left.values())
+    return [deed for deed in left if left[deed] == shortest]
 
 
 def write_expert(games: Iterable[Game], style: Style, path: Path) -> None:
     """Writes a shortest way through each game, in one style."""
-    played = (_played(game, game.id, style, lambda good, _: style.first(good)) for game in games)
-    write_openai_chat(played, path)
+    player = _Player(style, 0.0, Random(0))
+    write_openai_chat((_played(game, game.id, player, math.inf) for game in games), path)
 
 
 def write_weak(
@@ -67,25 +65,30 @@ def write_weak(
 
     def played(game: Game, play: int) -> Trajectory:
         rng = Random(f"{seed}/{game.id}/{play}")
-        style = rng.choice(styles)
-
-        def choose(good: Sequence[Deed], possible: Sequence[Deed]) -> Deed:
-            return rng.choice(possible) if rng.random() < noise else style.first(good)
-
-        return _played(game, f"{game.id}/{play}", style, choose, most_turns)
+        player = _Player(rng.choice(styles), noise, rng)
+        return _played(game, f"{game.id}/{play}", player, most_turns)
 
     write_openai_chat((played(game, play) for game in games for play in range(plays)), path)
 
 
-def _played(
-    game: Game, name: str, style: Style, choose: Choose, most_turns: float = math.inf
-) -> Trajectory:
+@dataclasses.dataclass(frozen=True)
+class _Player:
+    style: Style
+    noise: float
+    rng: Random
+
+    def choose(self, game: Game, plans: Plans, state: State) -> Deed:
+        if self.rng.random() < self.noise:
+            return self.rng.choice(list(game.possible(state)))
+        return self.style.first(best(game, plans, state))
+
+
+def _played(game: Game, name: str, player: _Player, most_turns: float) -> Trajectory:
     plans = Plans(game)
     episode, said = begin(game)
     messages = [*said.messages]
     while not said.done and len(messages) < 2 * most_turns:
-        deed = choose(best(game, plans, episode.state), list(game.possible(episode.state)))
-        command = style.words(deed)
+        command = player.style.words(player.choose(game, plans, episode.state))
         said = episode.step(Action(command))
         messages += [Message("assistant", command), *said.messages]
     return Trajectory(

@@ -91,13 +91,13 @@ def _place(name: str, facts: Sequence[Fact]) -> str:
     return f"{relation} the {place} {_place(place, facts)}"
 
 
-def _map(facts: Iterable[Fact]) -> list[str]:
-    facts = list(facts)
+def _map(facts: Sequence[Fact]) -> list[str]:
     behind = {(f[1], f[3]): f", behind the {f[2]}" for f in facts if f[0] == "link"}
     return [
-        f"The {end} is {direction} of the {start}{behind.get((start, end), '')}."
+        f"The {fact[1]} is {direction} of the {fact[2]}{behind.get((fact[2], fact[1]), '')}."
         for direction in ("north", "east")
-        for predicate, end, start in (f for f in facts if f[0] == f"{direction}_of")
+        for fact in facts
+        if fact[0] == f"{direction}_of"
     ]
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from pivotrl_jax.environments import Environment, Episode
 from pivotrl_jax.environments.textworld import TextWorldGames, begin, task_of
-from pivotrl_jax.environments.textworld_build import House, Way, build, grounded
+from pivotrl_jax.environments.textworld_build import build, grounded
 from pivotrl_jax.environments.textworld_expert import Style, best, write_expert, write_weak
-from pivotrl_jax.environments.textworld_games import EASY, HARD, MEDIUM, generate
+from pivotrl_jax.environments.textworld_games import generate
+from pivotrl_jax.environments.textworld_house import EASY, HARD, MEDIUM, House, Way
 from pivotrl_jax.environments.textworld_text import answer, opening, view
 from pivotrl_jax.text import action_format
 from pivotrl_jax.trajectories import Action, ToolCall, Trajectory, read

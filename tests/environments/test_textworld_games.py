@@ -1,7 +1,6 @@
 """Generated games: exactly TextWorld's, disjoint, and the same in every process."""
 
 import dataclasses
-import importlib
 import json
 import math
 import os
@@ -15,8 +14,17 @@ from typing import Any
 import pytest
 from textworld.generator.game import GameProgression, gen_commands_from_actions
 
-from pivotrl_jax.environments.textworld_build import House, Way, build, grounded
-from pivotrl_jax.environments.textworld_games import EASY, HARD, MEDIUM, Difficulty, draw, generate
+from pivotrl_jax.environments.textworld_build import build, grounded
+from pivotrl_jax.environments.textworld_games import generate
+from pivotrl_jax.environments.textworld_house import (
+    EASY,
+    HARD,
+    MEDIUM,
+    Difficulty,
+    House,
+    Way,
+    draw,
+)
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.verifiers.textworld import (
     Game,
@@ -180,6 +188,41 @@ def test_too_many_games_for_a_difficulty_is_an_error_of_the_user() -> None:
         generate(Difficulty(2, 0, 0, 0, 2, 1, 0, (50, 60)), {"train": 1}, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rooms": 1}, "rooms=1 cannot be drawn: here rooms goes from 2 to 14"),
+        ({"doors": 4}, "doors goes from 0 to 3"),
+        ({"locks": 4}, "locks goes from 0 to 3"),
+        ({"containers": 0, "supporters": 1}, "containers goes from 1 to 9"),
+        ({"supporters": 10}, "supporters goes from 0 to 9"),
+        ({"goals": 0}, "goals goes from 1 to 16"),
+        ({"goals": 17}, "goals goes from 1 to 16"),
+        ({"distractors": -1}, "distractors goes from 0 to 19"),
+    ],
+)
+def test_an_impossible_difficulty_is_told(change: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(MEDIUM, **change)
+
+
+@pytest.mark.parametrize(
+    "difficulty",
+    [
+        Difficulty(14, 4, 4, 9, 9, 10, 10, (0, 9)),
+        Difficulty(2, 1, 2, 1, 1, 20, 0, (0, 9)),
+        Difficulty(2, 0, 2, 2, 0, 1, 19, (0, 9)),
+    ],
+)
+def test_the_limits_can_be_drawn(difficulty: Difficulty) -> None:
+    for seed in range(30):
+        house = draw(difficulty, Random(seed))
+        assert len(house.things) == difficulty.goals + difficulty.distractors + difficulty.locks
+        assert sum(way.door is not None for way in house.ways) == difficulty.doors
+        assert len(house.locks) == difficulty.locks
+        assert len({goal[1] for goal in house.goals}) == difficulty.goals
+
+
 def test_a_file_gives_the_games_back(tmp_path: Path) -> None:
     games = generate(MEDIUM, {"train": 2, "test": 1}, seed=0)
     write_games(games, tmp_path / "games.jsonl.gz")
@@ -200,6 +243,7 @@ def fields(game: Game) -> dict[str, Any]:
         (lambda rows: [rows[0], rows[1][:50]], "games.jsonl:2 is no game"),
         (lambda rows: [json.dumps({"id": "a"}), *rows], "games.jsonl:1 is no game"),
         (lambda rows: ["[]"], "games.jsonl:1 is no game"),
+        (lambda rows: [], "games.jsonl' holds no games"),
     ],
 )
 def test_a_broken_file_is_told(tmp_path: Path, damage: Any, message: str) -> None:
@@ -214,7 +258,8 @@ MAKE = """
 import sys
 from pathlib import Path
 from pivotrl_jax.environments.textworld_expert import Style, write_expert, write_weak
-from pivotrl_jax.environments.textworld_games import MEDIUM, generate
+from pivotrl_jax.environments.textworld_games import generate
+from pivotrl_jax.environments.textworld_house import MEDIUM
 from pivotrl_jax.verifiers.textworld import write_games
 
 folder = Path(sys.argv[1])
@@ -241,4 +286,4 @@ def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "textworld.generator", None)
     monkeypatch.delitem(sys.modules, module)
     with pytest.raises(UserError, match=r"requirements-study\.txt"):
-        importlib.import_module(module)
+        generate(EASY, {"train": 1}, seed=0)

@@ -11,14 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pivotrl_jax.environments.textworld_expert import Style, write_expert
-from pivotrl_jax.environments.textworld_games import EASY, MEDIUM, Difficulty, generate
+from pivotrl_jax.environments.textworld_games import generate
+from pivotrl_jax.environments.textworld_house import EASY, MEDIUM, Difficulty
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.objectives import compile_recipe
 from pivotrl_jax.text import ParsedAction
 from pivotrl_jax.trajectories import Action, Context, Message, ToolCall, Trajectory, read
 from pivotrl_jax.verifiers import Verdict, Verifier, verifier
 from pivotrl_jax.verifiers.recipe import Recipe, reward
-from pivotrl_jax.verifiers.recipes import SAME_PROGRESS
-from pivotrl_jax.verifiers.textworld import Game, Plans, State, commands, write_games
+from pivotrl_jax.verifiers.recipes import DEFAULT, SAME_PROGRESS
+from pivotrl_jax.verifiers.textworld import (
+    Game,
+    Plans,
+    State,
+    commands,
+    read_games,
+    write_games,
+)
 
 STRICT = Recipe("same_text", accept=(("exact", 1.0),))
 # Doors and containers, locked and not; things to put and to eat; small enough to search wholly.
@@ -107,8 +116,6 @@ def judged(rules: Verifier, expert: Action, command: str, context: Context) -> V
 def test_accepted_is_what_leaves_no_longer_a_plan(
     rules: Verifier, experts: list[Trajectory], folder: Path
 ) -> None:
-    from pivotrl_jax.verifiers.textworld import read_games
-
     games = read_games(folder / "games.jsonl")
     several = 0
     for trajectory in experts[: 2 * len(SMALL)]:
@@ -133,6 +140,11 @@ def test_accepted_is_what_leaves_no_longer_a_plan(
             several += len(good) > 1
             state = game.after(state, deed)
     assert several > 5
+
+
+def test_the_default_recipe_fits(rules: Verifier) -> None:
+    assert DEFAULT[rules.name] == SAME_PROGRESS
+    compile_recipe(SAME_PROGRESS, rules.criteria)
 
 
 def test_an_expert_accepts_itself(rules: Verifier, experts: list[Trajectory]) -> None:
@@ -197,9 +209,10 @@ def test_no_command_was_parsed(
 
 
 def test_the_history_counts_as_it_was_played(rules: Verifier, turn: tuple[Action, Context]) -> None:
-    """Commands that failed change nothing; those that did something, do."""
+    """Commands that failed and calls change nothing; those that did something, do."""
     expert, context = turn
-    failed = (Message("assistant", "go up"), Message("user", "That is not a command."))
+    call = Message("assistant", expert.text, (ToolCall("take", {}),))
+    failed = (Message("assistant", "go up"), Message("user", "That is not a command."), call)
     longer = Context((*context.history, *failed), facts=context.facts)
     assert rules(expert, ParsedAction(expert), longer) == rules(
         expert, ParsedAction(expert), context

@@ -19,9 +19,15 @@ def write_games(games: Iterable[Game], path: Path) -> None:
 
 
 def read_games(path: str | Path) -> dict[str, Game]:
-    """The games of a file by id. UserError where a line is no game or one that came before."""
+    """The games of a file by id.
+
+    Raises UserError where there is none, and where a line is no game or one that came before.
+    """
     if not Path(path).is_file():
-        raise UserError(f"no games at {str(path)!r}: give the file that `write_games` wrote")
+        raise UserError(
+            f"no games at {str(path)!r}: give the file that `write_games` wrote (the verifier's is "
+            "reward.databases, or --databases on the command line)"
+        )
     games: dict[str, Game] = {}
     for line in files.lines(Path(path)):
         where = f"{line.file}:{line.number}"
@@ -32,6 +38,8 @@ def read_games(path: str | Path) -> dict[str, Game]:
         if game.id in games:
             raise UserError(f"{where} holds game {game.id} again: write the file again")
         games[game.id] = game
+    if not games:
+        raise UserError(f"{str(path)!r} holds no games: write the file again")
     return games
 
 

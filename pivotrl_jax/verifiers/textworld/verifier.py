@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from pivotrl_jax.text.actions import ParsedAction
@@ -12,7 +13,7 @@ from pivotrl_jax.verifiers.textworld.world import Game, State
 from pivotrl_jax.verifiers.verdict import Rules, Verdict
 
 # A few thousand states each, so that games of a batch of pivots are kept and those of all are not.
-_MOST_PLANS = 64
+_MOST_PLANS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TextWorld(Rules):
         return read_games(self.games)
 
     @functools.cached_property
-    def _plans(self) -> Any:
+    def _plans(self) -> Callable[[str], Plans]:
         return functools.lru_cache(maxsize=_MOST_PLANS)(lambda name: Plans(self._games[name]))
 
     def _verdict(self, expert: Action, sampled: ParsedAction, context: Context) -> Verdict:
