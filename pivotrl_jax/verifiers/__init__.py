@@ -12,6 +12,7 @@ from pivotrl_jax.verifiers.many import verify_many
 from pivotrl_jax.verifiers.search import Search
 from pivotrl_jax.verifiers.sql import Sql
 from pivotrl_jax.verifiers.terminal import Terminal
+from pivotrl_jax.verifiers.textworld import TextWorld
 from pivotrl_jax.verifiers.tool_call import TypedCalls
 from pivotrl_jax.verifiers.tool_name import ToolName
 from pivotrl_jax.verifiers.verdict import Verdict, Verifier
@@ -22,6 +23,7 @@ __all__ = [
     "Search",
     "Sql",
     "Terminal",
+    "TextWorld",
     "ToolName",
     "TypedCalls",
     "Verdict",
@@ -34,9 +36,10 @@ __all__ = [
 def verifier(name: str, databases: str | None = None) -> Verifier:
     """The verifier called `name` with its defaults.
 
-    Strict: "command", "edit", "search", "sql", "terminal", "tool_call", "tool_name". With
-    upstream's verdicts: "tool_args", "swe_pivot", "terminus", "multi_harness". `databases` is where
-    "sql" finds its databases. Raises UserError for another name and where there are none.
+    Strict: "command", "edit", "search", "sql", "terminal", "textworld", "tool_call",
+    "tool_name". With upstream's verdicts: "tool_args", "swe_pivot", "terminus", "multi_harness".
+    `databases` is where "sql" finds its databases, and for "textworld" the file of games. Raises
+    UserError for another name and where there are none.
     """
     makers: dict[str, Callable[[], Verifier]] = {
         "command": Command,
@@ -44,6 +47,7 @@ def verifier(name: str, databases: str | None = None) -> Verifier:
         "search": Search,
         "sql": partial(Sql, databases or ""),
         "terminal": Terminal,
+        "textworld": partial(TextWorld, databases or ""),
         "tool_call": TypedCalls,
         "tool_name": ToolName,
         **{each: partial(compatible, each) for each in COMPATIBLE},

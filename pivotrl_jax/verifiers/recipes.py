@@ -59,6 +59,8 @@ SAME_SEARCH = Recipe(
 # Commands that differ in one flag, operator or word of a script seldom do the same.
 SAME_KEYSTROKES = Recipe("same_keystrokes", accept=(("exact", 1.0),))
 
+SAME_PROGRESS = Recipe("same_progress", accept=(("progress", 1.0),))
+
 SAME_TOOL = Recipe("same_tool", accept=(("name", 1.0),))
 
 # For the verifiers that give upstream's reward.
@@ -71,6 +73,7 @@ DEFAULT: Mapping[str, Recipe] = MappingProxyType(
         "search": SAME_SEARCH,
         "sql": SAME_RESULT,
         "terminal": SAME_KEYSTROKES,
+        "textworld": SAME_PROGRESS,
         "tool_call": SAME_CALL,
         "tool_name": SAME_TOOL,
     }

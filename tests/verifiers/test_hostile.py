@@ -48,7 +48,7 @@ def judge(name: str, expert: Action, sampled: ParsedAction) -> bool:
     return reward(DEFAULT[name], verdict.criteria) == 1
 
 
-@pytest.mark.parametrize("name", DEFAULT)
+@pytest.mark.parametrize("name", sorted(DEFAULT.keys() - {"textworld"}))  # which needs games
 def test_the_default_recipes_name_criteria_that_exist(name: str) -> None:
     databases = "experiments/data/sql/intercode_spider_sqlite.tar.gz" if name == "sql" else None
     compile_recipe(DEFAULT[name], verifier(name, databases).criteria)
