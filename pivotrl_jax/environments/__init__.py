@@ -3,6 +3,7 @@
 from pivotrl_jax.environments.dialogue import ChatFormat
 from pivotrl_jax.environments.episodes import EpisodeSettings, play
 from pivotrl_jax.environments.sql import InterCodeSql
+from pivotrl_jax.environments.textworld import TextWorldGames
 from pivotrl_jax.environments.types import (
     Ending,
     Environment,
@@ -26,5 +27,6 @@ __all__ = [
     "Played",
     "Split",
     "Task",
+    "TextWorldGames",
     "play",
 ]
