@@ -138,7 +138,6 @@ def episode_batch(
     groups = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
     kept = [(int(p), int(k)) for p, k in np.argwhere(valid_PK) if episodes[p][k].moves]
     sizes = [n for p, own in _by_task(kept) for n in _sizes([episodes[p][k] for k in own])]
-
     rows = [_by_task([kept[i] for i in row]) for row in _runs(sizes, shards)]
     together = [[_episodes(episodes[p], own, _group(groups, p)) for p, own in row] for row in rows]
     # Where no episode is left there still is a row.

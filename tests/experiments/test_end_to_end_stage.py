@@ -87,5 +87,6 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, train, tiny_params):
     assert steps(tmp_path / "broken") == steps(tmp_path / "whole")
     assert [line["step"] for line in steps(tmp_path / "whole")] == [1, 2, 3, 4, 5]
     assert not np.array_equal(expected.embed, tiny_params.embed)
+    assert len({line["reward_mean"] for line in steps(tmp_path / "whole")}) == 5
     # Two of six tasks a step, each once an epoch.
     assert sorted(np.ravel(whole.played[:3])) == [task.id for task in TASKS]

@@ -111,7 +111,7 @@ def episodes(tiny_cfg, place) -> list[list[Played]]:
     ]  # fmt: skip
 
 
-OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.02, eps=1e-4, clip_norm=1e9), 4)
+OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.02, clip_norm=1e9), 4)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def flat(tiny_cfg, tiny_params, episodes):
     def loss(params: Params, advantage: jax.Array) -> jax.Array:
         logp = jax.nn.log_softmax(logits(params, tiny_cfg, tokens))[:, :-1]
         own = jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)[..., 0]
-        counts = action[:, 1:] & ~jnp.isnan(advantage)
+        counts, advantage = action[:, 1:] & ~jnp.isnan(advantage), jnp.nan_to_num(advantage)
         ratio = jnp.exp(own - old[:, 1:])
         gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage)
         return -jnp.where(counts, gain, 0).sum() / counts.sum()
@@ -191,6 +191,7 @@ def by_hand(rewards: list[float]) -> list[float]:
 @pytest.mark.parametrize(
     ("unfinished", "worth"),
     [("mask", lambda score: np.nan), ("score", lambda score: score), ("fail", lambda score: 0.0)],
+    ids=["mask", "score", "fail"],
 )
 def test_loss_and_gradient_are_those_of_plain_rows(unfinished, worth, episodes, flat, updated):
     rewards = [[e.score if e.ending == "done" else worth(e.score) for e in own] for own in episodes]
@@ -287,34 +288,52 @@ def test_a_step_tells_what_it_cost(run):
     assert metrics["seconds_update"] > 0
 
 
+def move(start: int, end: int, malformed: bool = False, valid: bool = True) -> Move:
+    logp = np.zeros(end - start, np.float32)
+    return Move(start, end, logp, logp, malformed, valid, "")
+
+
+def played(length: int, moves: list[Move], score: float, ending: Ending) -> Played:
+    return Played(TASKS[0], 0, np.zeros(length, np.int32), tuple(moves), (), score, ending)
+
+
+ONE_OF_EACH = [
+    played(12, [move(3, 5), move(7, 12, valid=False)], 1.0, "done"),
+    played(9, [move(3, 5, malformed=True, valid=False), move(5, 9)], 0.5, "truncated"),
+    played(3, [], 0.0, "tokens"),
+    played(8, [move(4, 8)], 0.75, "turns"),
+]
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "rewards", "valid"),
+    [
+        ("mask", [1, 0.5, 0, 0.75], [True, False, False, False]),
+        ("score", [1, 0.5, 0, 0.75], [True] * 4),
+        ("fail", [1, 0, 0, 0], [True] * 4),
+    ],
+)
+def test_what_an_unfinished_episode_is_worth(unfinished, rewards, valid):
+    rewards_PK, valid_PK, malformed_PK = outcomes([ONE_OF_EACH, ONE_OF_EACH[::-1]], unfinished)
+    assert valid_PK.tolist() == [valid, valid[::-1]]
+    assert rewards_PK[valid_PK].tolist() == np.array([rewards, rewards[::-1]])[valid_PK].tolist()
+    assert malformed_PK.tolist() == [[False, True, False, False], [False, False, True, False]]
+
+
 def test_metrics_are_of_all_episodes():
-    def move(start: int, end: int, malformed: bool = False, valid: bool = True) -> Move:
-        logp = np.zeros(end - start, np.float32)
-        return Move(start, end, logp, logp, malformed, valid, "")
-
-    def played(length: int, moves: list[Move], score: float, ending: Ending) -> Played:
-        return Played(TASKS[0], 0, np.zeros(length, np.int32), tuple(moves), (), score, ending)
-
-    found = episode_metrics(
-        [
-            played(12, [move(3, 5), move(7, 12, valid=False)], 1.0, "done"),
-            played(9, [move(3, 9, malformed=True, valid=False)], 0.5, "truncated"),
-            played(3, [], 0.0, "tokens"),
-            played(8, [move(4, 8)], 0.5, "turns"),
-        ]
-    )
+    found = episode_metrics(ONE_OF_EACH)
     assert found == {
         "ending/done": 0.25,
         "ending/turns": 0.25,
         "ending/tokens": 0.25,
         "ending/truncated": 0.25,
-        "score_mean": 0.5,
-        "episode_turns": 1.0,
+        "score_mean": 0.5625,
+        "episode_turns": 1.25,
         "episode_tokens": 8.0,
-        "rollout_turns": 4,
+        "rollout_turns": 5,
         "sampled_tokens": 17,
-        "malformed_share": 0.25,
-        "invalid_share": 0.5,
+        "malformed_share": 0.2,
+        "invalid_share": 0.4,
     }
 
 
