@@ -31,6 +31,7 @@ from pivotrl_jax.text import (
 from pivotrl_jax.text.fallbacks import FALLBACKS
 from pivotrl_jax.text.learned import END
 from pivotrl_jax.text.render import to_chat
+from pivotrl_jax.text.tools import told, with_tools
 from pivotrl_jax.training import (
     Checkpointer,
     Example,
@@ -100,7 +101,7 @@ def pretrain(
     files = learn_tokenizer(map(_text(settings), documents), settings.vocab)
     _write(workdir / "tokenizer", files)
     tokenizer = load_tokenizer(workdir / "tokenizer")
-    examples, audit = learned(documents, tokenizer, settings)
+    examples, audit = examples_of(documents, tokenizer, settings)
     write_json(workdir / "audit.json", audit)
     cfg = architecture(settings, tokenizer.vocab_size)
     params = _trained(examples, cfg, settings, workdir, mesh)
@@ -127,12 +128,16 @@ def architecture(settings: PretrainSettings, vocab: int) -> ModelConfig:
 
 
 def _text(settings: PretrainSettings) -> Callable[[Trajectory], str]:
-    """What the tokenizer learns a document from: its turns as the chat template has them."""
+    """What the tokenizer learns a document from: all of it, as the chat template writes it."""
     fmt = action_format(settings.action_format)
     template = ChatTemplate(FALLBACKS[END])
 
     def text(document: Trajectory) -> str:
-        return template.render([to_chat(message, fmt) for message in document.messages])
+        try:
+            chat = [to_chat(message, fmt) for message in document.messages]
+        except ValueError:  # an action that `fmt` cannot print: `render` says how many
+            return ""
+        return template.render(with_tools(chat, told(fmt, document.tools), fmt))
 
     return text
 
@@ -143,7 +148,7 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
         (directory / name).write_bytes(content)
 
 
-def learned(
+def examples_of(
     documents: Sequence[Trajectory], tokenizer: Tokenizer, settings: PretrainSettings
 ) -> tuple[list[Example], dict[str, Any]]:
     """Trunks with the spans that are learned, and counts of what was read.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import pretrain as pretraining
-from experiments.pretrain import PretrainSettings, architecture, learned, pack, pretrain
+from experiments.pretrain import PretrainSettings, architecture, examples_of, pack, pretrain
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import logits
 from pivotrl_jax.models.pretrained import Pretrained, resolve
@@ -25,7 +25,7 @@ from pivotrl_jax.training import (
     state_shardings,
     token_logprobs,
 )
-from pivotrl_jax.trajectories import Trajectory, read
+from pivotrl_jax.trajectories import Message, ToolCall, Trajectory, read
 
 DATA = Path("experiments/data/sql/intercode_sql_gpt4_success.jsonl.gz")
 SETTINGS = PretrainSettings(
@@ -47,8 +47,10 @@ replace = dataclasses.replace
 
 @pytest.fixture(scope="module")
 def documents() -> list[Trajectory]:
+    """Real sessions, and one with a call that the format has no words for."""
     found, _ = read(DATA, limit=40)
-    return found
+    call = Message("assistant", "", (ToolCall("search", {"text": "x"}),))
+    return [*found, replace(found[0], messages=(found[0].messages[0], call))]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,8 @@ def test_a_few_steps_lower_the_loss(workdir):
 
 def test_what_was_read_is_told(workdir, documents, trunks):
     audit = json.loads((workdir / "audit.json").read_text())
-    assert audit["documents"] == len(documents) == 40
+    assert audit["documents"] == len(documents) == 41
+    assert audit["turns_left_out"]["unprintable_action"] == 1
     assert audit["trunks"] == len(trunks)
     assert audit["tokens"] == sum(len(trunk.tokens) for trunk in trunks)
     assert audit["vocab"] == 512
@@ -118,7 +121,7 @@ def test_what_was_read_is_told(workdir, documents, trunks):
 
 @pytest.mark.parametrize("loss", ["all", "assistant"])
 def test_the_tokens_that_are_learned(loss, documents, trunks, base):
-    examples, audit = learned(documents, base.tokenizer, replace(SETTINGS, loss=loss))
+    examples, audit = examples_of(documents, base.tokenizer, replace(SETTINGS, loss=loss))
     assert audit["learned_tokens"] < audit["tokens"]
     for (tokens, spans), trunk in zip(examples, trunks, strict=True):
         np.testing.assert_array_equal(tokens, trunk.tokens)
@@ -188,7 +191,7 @@ def test_another_seed_makes_another_model(workdir, documents, mesh, tmp_path):
 
 
 def test_documents_that_do_not_fit_are_told(documents, mesh, tmp_path):
-    with pytest.raises(UserError, match=r"no turn of 40 documents .*too_long.*raise pretrain.rows"):
+    with pytest.raises(UserError, match=r"no turn of 41 documents .*too_long.*raise pretrain.rows"):
         pretrain(documents, replace(SETTINGS, rows=(16,)), tmp_path, mesh)
 
 
