@@ -18,7 +18,7 @@ from pivotrl_jax.training import (
     supervised_batch,
 )
 from pivotrl_jax.trajectories import Action
-from pivotrl_jax.trees import Layout, Tree, build_row
+from pivotrl_jax.trees import Tree, build_row
 
 # Trunks and branches are padded to a multiple of this. It divides all shapes of the grids, so that
 # neither side pays for padding there.
@@ -109,7 +109,7 @@ def _flat_row(history: np.ndarray, sample: Sample, k: int, reward_K: np.ndarray)
     tokens = np.concatenate([history, sample.tokens])
     groups: list[Any] = [x[None, None] for x in (reward_K, valid_K, ~valid_K)]
     return PolicyBatch(
-        tree=build_row([Tree(tokens)], Layout(len(tokens))),
+        tree=build_row([Tree(tokens)], len(tokens)),
         index=start + np.arange(n, dtype=np.int32)[None],
         weight=np.ones((1, n), np.float32),
         sample=np.full((1, n), k, np.int32),

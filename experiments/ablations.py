@@ -59,9 +59,9 @@ def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
     unknown = [name for name in names or () if name not in by_name]
     if unknown:
         raise UserError(f"no arm {unknown[0]!r}; the study has {', '.join(by_name)}")
-    wanted = set(by_name if names is None else names)
-    wanted |= {arms[0].name} | {by_name[name].like for name in wanted if by_name[name].like}
-    return [arm for arm in arms if arm.name in wanted]
+    wanted = [by_name[name] for name in (by_name if names is None else names)]
+    all_names = {arms[0].name, *(arm.name for arm in wanted), *(arm.like for arm in wanted)}
+    return [arm for arm in arms if arm.name in all_names]
 
 
 def runs(arms: Sequence[Arm], seeds: int) -> Iterator[tuple[Arm, int]]:

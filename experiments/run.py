@@ -45,6 +45,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.training import Stopped
+from pivotrl_jax.trajectories import Split
 
 DEFAULT_CONFIG = "experiments/swe.py"
 STAGES = (
@@ -113,7 +114,7 @@ def train_and_evaluate(run: Run, only: str | None = None) -> None:
             policy = sft_stage(run, corpus, policy)
             count_scored(run, record, "sft")
         evaluate("sft")
-    profiled = {}
+    profiled: dict[Split, pa.Table] = {}
     if settings.train.steps:
         profiled = profile(run, corpus, policy, only)
         with stage(run, "select", only):
@@ -133,7 +134,7 @@ def train_and_evaluate(run: Run, only: str | None = None) -> None:
         summarise(run, tables, profiled.get("heldout"))
 
 
-def profile(run: Run, corpus: Corpus, policy: Params, only: str | None) -> dict[str, pa.Table]:
+def profile(run: Run, corpus: Corpus, policy: Params, only: str | None) -> dict[Split, pa.Table]:
     """The candidate tables of both splits."""
     with stage(run, "profile", only) as record:
         profiled = {

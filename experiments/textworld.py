@@ -15,15 +15,11 @@ trajectories, and a base that was pre-trained on the weak ones and on reasoning-
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_collections
 from jax.sharding import Mesh
-from pivotrl_jax.environments.textworld_expert import Style, write_expert, write_weak
-from pivotrl_jax.environments.textworld_games import generate
-from pivotrl_jax.environments.textworld_house import MEDIUM
-from pivotrl_jax.verifiers.textworld import write_games
 
 from experiments import presets
 from experiments.arms import ARMS, Study
@@ -39,6 +35,10 @@ from experiments.settings import (
     SuiteSettings,
     TextSettings,
 )
+from pivotrl_jax.environments import Split
+from pivotrl_jax.environments.textworld_expert import Style, write_expert, write_weak
+from pivotrl_jax.environments.textworld_games import generate
+from pivotrl_jax.environments.textworld_house import MEDIUM
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.evaluation.suites import PROCEDURES, reasoning_questions
 from pivotrl_jax.objectives import PolicySettings
@@ -48,13 +48,14 @@ from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import EndToEndSettings, OptimizerSettings, TrainSettings
 from pivotrl_jax.trajectories import EVERY_TURN, Message, Trajectory, read
 from pivotrl_jax.verifiers.recipes import SAME_PROGRESS
+from pivotrl_jax.verifiers.textworld import write_games
 
 replace = dataclasses.replace
 HOME = Path("runs/textworld")
 GAMES, EXPERT, WEAK, BASE = (
     HOME / name for name in ("games.jsonl.gz", "expert.jsonl", "weak.jsonl", "base")
 )
-COUNTS = {"train": 400, "validation": 60, "test": 120}
+COUNTS: Mapping[Split, int] = {"train": 400, "validation": 60, "test": 120}
 WEAK_GAMES = 1_500
 QUESTIONS = 4_000  # of each procedural task, to pre-train on
 EXPERT_STYLE, WEAK_STYLES = Style(0), tuple(Style(seed) for seed in range(1, 9))

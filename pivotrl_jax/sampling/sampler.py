@@ -107,7 +107,7 @@ def _shape(
     As many trunks in every wave: a last trunk alone would leave all other rows idle. Fewer rows
     have more slots each.
     """
-    most = max(map(len, requests), default=1)
+    most = engine.most or max(map(len, requests), default=1)
     longest = max((r.end for own in requests for r in own), default=1)
     waves = -(-len(requests) // engine.rows)
     rows = round_up(-(-len(requests) // max(waves, 1)), row_shards(mesh))

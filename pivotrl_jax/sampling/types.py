@@ -41,10 +41,12 @@ class EngineSettings:
     """At most `rows` trunks in memory, `slots` decoding slots shared out among them.
 
     Slots are refilled every `chunk` tokens. Trunks are padded to a multiple of `row_multiple`, so
-    that few shapes are compiled.
+    that few shapes are compiled. A trunk has no more slots than `most` (None: than samples that any
+    of the trunks asks for); calls that differ in it are compiled anew.
     """
 
     rows: int = 8
     slots: int = 64
     chunk: int = 8
     row_multiple: int = 512
+    most: int | None = None

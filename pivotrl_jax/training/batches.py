@@ -12,7 +12,7 @@ from kernels.grpo import Groups
 from pivotrl_jax.environments import Played
 from pivotrl_jax.pivots import Rollouts, Row
 from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
-from pivotrl_jax.trees import Layout, Tree, balanced, build_row, round_up, stack
+from pivotrl_jax.trees import Tree, balanced, build_row, round_up, stack
 
 Span = tuple[int, int]
 Example = tuple[np.ndarray, Sequence[Span]]
@@ -43,8 +43,7 @@ def packed_batch(rows: Sequence[Sequence[Example]], length: int, multiple: int) 
 
     The lists of scored tokens are padded to a multiple of `multiple`.
     """
-    layout = Layout(length)
-    tree = stack([build_row([Tree(trunk) for trunk, _ in row], layout) for row in rows])
+    tree = stack([build_row([Tree(trunk) for trunk, _ in row], length) for row in rows])
     scored = []
     for row in rows:
         firsts = itertools.accumulate((len(trunk) for trunk, _ in row), initial=0)
@@ -196,16 +195,13 @@ def _actions(episode: Played, sample: int) -> _Actions:
 def _assemble(together: Sequence[Sequence[_Part]], *, pivots: int, multiple: int) -> PolicyBatch:
     """A row of each list of trees, which have at most `pivots` groups each."""
     trees = [[part.tree for part in own] for own in together]
-    layout = Layout(
-        _width([sum(len(tree.trunk) for tree in own) for own in trees], multiple),
-        _width([sum(tree.own for tree in own) for own in trees], multiple),
-    )
-    scored = [_scored(own, layout) for own in together]
+    size = _width([sum(len(tree.trunk) + tree.own for tree in own) for own in trees], multiple)
+    scored = [_scored(own) for own in together]
     width = _width([len(index) for index, *_ in scored], COARSER * multiple)
     most = pivots * max(map(len, together))
     index, weight, sample, logp = (_fill(x, width) for x in zip(*scored, strict=True))
     return PolicyBatch(
-        tree=stack([build_row(own, layout) for own in trees]),
+        tree=stack([build_row(own, size) for own in trees]),
         index=index,
         weight=weight,
         sample=sample,
@@ -229,11 +225,11 @@ def _width(sizes: Sequence[int], multiple: int) -> int:
 
 
 def _scored(
-    parts: Sequence[_Part], layout: Layout
+    parts: Sequence[_Part],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of the scored tokens of one row: places, weights, numbers of samples and log-probs."""
     index, sample, logp = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0)]
-    first, at, before = 0, layout.trunk, 0
+    first, at, before = 0, sum(len(part.tree.trunk) for part in parts), 0
     for part in parts:
         for (start, suffix), own in zip(part.tree.branches, part.actions, strict=True):
             on_trunk = own.places < start

@@ -93,6 +93,8 @@ def pivot_step(
     adds to the metrics. The draws of step n use `fold_in(key, n)`, so that a resumed run draws the
     same samples.
     """
+    # One shape for all steps, also those whose trajectories have fewer pivots.
+    engine = dataclasses.replace(engine, most=settings.pivots_per_row * settings.samples)
 
     def step(
         state: TrainState, indices: np.ndarray, number: int

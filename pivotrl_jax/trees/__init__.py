@@ -3,7 +3,6 @@
 from pivotrl_jax.trees.packing import balanced, chunks, filled, round_up
 from pivotrl_jax.trees.tree import (
     PADDING,
-    Layout,
     TokenTree,
     Tree,
     build_row,
@@ -14,7 +13,6 @@ from pivotrl_jax.trees.tree import (
 
 __all__ = [
     "PADDING",
-    "Layout",
     "TokenTree",
     "Tree",
     "balanced",

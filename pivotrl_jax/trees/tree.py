@@ -1,7 +1,7 @@
 """Token trees: trunks and the branches that leave them, in one row of tokens.
 
 A row holds the tokens of one or several trunks first and then every branch's own tokens, one branch
-after the other, both parts padded to a static size (`Layout`). A branch that leaves its trunk at
+after the other, padded to a static size. A branch that leaves its trunk at
 `start` has the sequence `trunk[:start] + suffix`. Each token knows which places of its trunk it
 sees and which branch it belongs to, and that is all a decoder-only transformer needs: log-probs,
 losses and gradients equal those of one row per sequence, at the cost of the trunks once plus the
@@ -21,19 +21,6 @@ from jaxtyping import Bool, Int
 Array = Any
 
 PADDING = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where a row's tokens lie: `trunk` places for all trunks together, then `branches` places for
-    all branches."""
-
-    trunk: int
-    branches: int = 0
-
-    @property
-    def size(self) -> int:
-        return self.trunk + self.branches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,24 +49,23 @@ class TokenTree:
     prefix: Int[Array, "R T"]
     segments: Int[Array, "R T"]  # 0 trunk, 1.. branches, -1 padding
     parents: Int[Array, "R T"]  # row index of the token before it in its sequence
-    layout: Layout = flax.struct.field(pytree_node=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tokens.shape
 
 
-def build_row(trees: Sequence[Tree], layout: Layout) -> TokenTree:
-    """One row [1, T] of trees.
+def build_row(trees: Sequence[Tree], size: int) -> TokenTree:
+    """One row [1, size] of trees.
 
-    Raises ValueError when the tokens do not fit `layout` or a branch starts outside its trunk.
+    Raises ValueError when the tokens do not fit or a branch starts outside its trunk.
     """
     trunks, own = sum(len(tree.trunk) for tree in trees), sum(tree.own for tree in trees)
-    if trunks > layout.trunk or own > layout.branches:
-        raise ValueError(f"{trunks} trunk and {own} branch tokens exceed {layout}")
-    row = np.zeros((6, layout.size), np.int32)
+    if trunks + own > size:
+        raise ValueError(f"{trunks} trunk and {own} branch tokens exceed a row of {size}")
+    row = np.zeros((6, size), np.int32)
     row[4] = PADDING
-    first, at, segment = 0, layout.trunk, 0
+    first, at, segment = 0, trunks, 0
     for tree in trees:
         _put(row, first, tree.trunk, first=first, start=0, segment=0)
         for start, suffix in tree.branches:
@@ -92,7 +78,7 @@ def build_row(trees: Sequence[Tree], layout: Layout) -> TokenTree:
             at += len(suffix)
         first += len(tree.trunk)
     tokens, positions, firsts, prefix, segments, parents = row[:, None]
-    return TokenTree(tokens, positions, firsts, prefix, segments, parents, layout)
+    return TokenTree(tokens, positions, firsts, prefix, segments, parents)
 
 
 def _put(
@@ -119,7 +105,6 @@ def causal(tokens_RT: Array) -> TokenTree:
         index + 1,
         xp.zeros_like(index),
         xp.maximum(index - 1, 0),
-        Layout(trunk=tokens_RT.shape[1]),
     )
 
 

@@ -34,7 +34,7 @@ from pivotrl_jax.text import (
 )
 from pivotrl_jax.training import token_logprobs
 from pivotrl_jax.trajectories import Trajectory, read
-from pivotrl_jax.trees import Layout, Tree, build_row
+from pivotrl_jax.trees import Tree, build_row
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "experiments/data/sql"
@@ -157,7 +157,7 @@ def test_log_probs_are_those_that_training_recomputes(
     played: list[Played], cfg: ModelConfig, params: Params
 ) -> None:
     for p in played[::2]:
-        tree = build_row([Tree(p.tokens)], Layout(LIMITS.trunk_tokens))
+        tree = build_row([Tree(p.tokens)], LIMITS.trunk_tokens)
         index = np.concatenate([np.arange(move.start, move.end) for move in p.moves])
         padded = jnp.asarray(np.pad(index, (0, 36 - len(index))))[None]
         scores = jax.jit(token_logprobs, static_argnums=1)(params, cfg, tree, padded)

@@ -16,23 +16,23 @@ from kernels.tree_attention import RESIDUALS, pallas, sights, tree_attention, xl
 from kernels.tree_attention.blocks import Blocks, blocks_for
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel.sharding import put_rows
-from pivotrl_jax.trees import Layout, TokenTree, Tree, build_row, causal, stack, visible
+from pivotrl_jax.trees import TokenTree, Tree, build_row, causal, stack, visible
 
 # Trunk and branches both span several blocks of queries, and neither is a multiple of one.
-LAYOUT = Layout(trunk=300, branches=330)
+TRUNK, SIZE = 300, 630
 LONGEST = 40  # branch
 # The same for the kernels, which are slow when interpreted.
-SMALL = Layout(trunk=37, branches=34)
+SMALL = 71
 BLOCKS = [Blocks(queries=16, keys=8), Blocks(queries=8, keys=16)]
 HEADS, GROUPS, WIDTH = 2, 3, 16
 
 Shapes = list[tuple[int, list[tuple[int, int]]]]
 
 
-def tree_of(shapes: Shapes, layout: Layout = LAYOUT) -> TokenTree:
+def tree_of(shapes: Shapes, size: int = SIZE) -> TokenTree:
     """A row per (trunk tokens, branches as (start, own tokens))."""
     rows = [
-        build_row([Tree(np.zeros(trunk), [(start, np.zeros(n)) for start, n in branches])], layout)
+        build_row([Tree(np.zeros(trunk), [(start, np.zeros(n)) for start, n in branches])], size)
         for trunk, branches in shapes
     ]
     return stack(rows)
@@ -74,9 +74,9 @@ by_both = pytest.mark.parametrize("attend", [loops[0], interpreted[0]], ids=["xl
 def forests(draw: st.DrawFn) -> TokenTree:
     shapes = []
     for _ in range(2):
-        trunk = draw(st.integers(1, LAYOUT.trunk))
+        trunk = draw(st.integers(1, TRUNK))
         branch = st.tuples(st.integers(1, trunk), st.integers(0, LONGEST))
-        branches = draw(st.lists(branch, max_size=LAYOUT.branches // LONGEST))
+        branches = draw(st.lists(branch, max_size=(SIZE - TRUNK) // LONGEST))
         shapes.append((trunk, branches))
     return tree_of(shapes)
 

@@ -23,7 +23,7 @@ from kernels.tree_attention import blocks as tree_blocks
 from kernels.tree_attention import pallas as tree_attention
 from kernels.tree_decode import pallas as tree_decode
 from kernels.tree_decode.blocks import keys_per_block
-from pivotrl_jax.trees import Layout, TokenTree
+from pivotrl_jax.trees import TokenTree
 
 # A function and its abstract arguments.
 Case = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -73,7 +73,7 @@ def tree_attention_gradient(device: jax.Device) -> Case:
         for shape in ((rows, tokens, heads, groups, width), (rows, tokens, heads, width))
     )
     number = on(device, (rows, tokens), jnp.int32)
-    tree = TokenTree(*[number] * 6, Layout(trunk=2048, branches=2048))
+    tree = TokenTree(*[number] * 6)
     return gradient, (queries, keys, keys, queries, tree)
 
 

@@ -20,11 +20,11 @@ from pivotrl_jax.models.presets import (
 )
 from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss
 from pivotrl_jax.training import token_logprobs
-from pivotrl_jax.trees import Layout, TokenTree, Tree, build_row, stack
+from pivotrl_jax.trees import TokenTree, Tree, build_row, stack
 
-# More than one query block of attention. Trees and flat rows have one layout, so that one
-# compilation serves both; whole rows of padding fill the tree's.
-LAYOUT, VOCAB = Layout(trunk=256, branches=64), 64
+# More than one query block of attention. Trees and flat rows have one size, so that one compilation
+# serves both; whole rows of padding fill the tree's.
+SIZE, VOCAB = 320, 64
 # (start, tokens shared with the expert, own tokens) of every sample: several pivots, mixed depths,
 # actions of one token, the first and the last token of a trunk as pivots, nothing or all shared.
 Samples = list[tuple[int, int, int]]
@@ -65,10 +65,10 @@ def layouts(trunks: dict[int, Samples]) -> tuple[Batch, Batch, int]:
     """
     rng = np.random.default_rng(0)
     trees, flat, number = [], [], 0
-    fit = sum(trunks) <= LAYOUT.trunk
+    fit = sum(n + sum(own for *_, own in shape) for n, shape in trunks.items()) <= SIZE
     for row in [list(trunks.items())] if fit else [[item] for item in trunks.items()]:
         grown, index, first_scored = [], [], number
-        first, at = 0, LAYOUT.trunk
+        first, at = 0, sum(length for length, _ in row)
         for length, shape in row:
             trunk, branches = rng.integers(VOCAB, size=length), []
             for start, shared, n in shape:
@@ -77,17 +77,15 @@ def layouts(trunks: dict[int, Samples]) -> tuple[Batch, Batch, int]:
                 on_trunk, scored = first + start + np.arange(shared), np.arange(shared + n)
                 index.append(np.concatenate([on_trunk, at + np.arange(n)]))
                 alone = Tree(np.concatenate([trunk[: start + shared], own]))
-                flat.append(
-                    (build_row([alone], LAYOUT), start + scored, 0 * scored, number + scored)
-                )
+                flat.append((build_row([alone], SIZE), start + scored, 0 * scored, number + scored))
                 at, number = at + n, number + shared + n
             grown.append(Tree(trunk, branches))
             first += length
         sample = np.repeat(np.arange(len(index)), [len(own) for own in index])
         of = first_scored + np.arange(number - first_scored)
-        trees.append((build_row(grown, LAYOUT), np.concatenate(index), sample, of))
+        trees.append((build_row(grown, SIZE), np.concatenate(index), sample, of))
     nothing = np.zeros(0, int)
-    empty = [(build_row([], LAYOUT), nothing, nothing, nothing)]
+    empty = [(build_row([], SIZE), nothing, nothing, nothing)]
     fill = lambda found: join(found + empty * (ROWS - len(found)))  # noqa: E731
     return fill(trees), fill(flat), number
 

@@ -14,7 +14,7 @@ from pivotrl_jax.models import ModelConfig, Params, logits
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, draw, sample
 from pivotrl_jax.training import token_logprobs
-from pivotrl_jax.trees import Layout, Tree, build_row
+from pivotrl_jax.trees import Tree, build_row
 
 ENDS = (3, 7)
 CAP = 10
@@ -153,8 +153,8 @@ def test_plain_log_probs_are_those_that_training_recomputes(cfg, params, trunks,
         if not own:
             continue
         branches = [(r.start, s.tokens) for r, s in zip(own, group, strict=True)]
-        tree = build_row([Tree(trunk, branches)], Layout(32, 96))
-        index = np.arange(32, 128)[None]
+        tree = build_row([Tree(trunk, branches)], 128)
+        index = len(trunk) + np.arange(96)[None]
         scores = jax.jit(token_logprobs, static_argnums=1)(params, cfg, tree, jnp.asarray(index))
         drawn = np.concatenate([s.plain for s in group])
         np.testing.assert_allclose(scores.logp_T[0, : len(drawn)], drawn, rtol=1e-5, atol=1e-5)

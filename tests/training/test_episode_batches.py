@@ -93,13 +93,6 @@ def test_the_scored_tokens_are_the_actions_of_valid_episodes(own, room: int, sha
     assert set(np.unique(batch.weight)) <= {0, 1}
 
 
-@given(groups())
-def test_a_branch_reaches_no_further_back_than_the_layout_says(own):
-    batch = batch_of(*own)
-    lengths = [np.bincount(row[row > 0], minlength=1).max() for row in batch.tree.segments]
-    assert batch.tree.layout.reach >= max(lengths)
-
-
 OPENING = [5, 6, 7]
 ALIKE = [([1, 2], [3]), ([4], [5, 6])]
 OTHER = [([1, 9], [3]), ([4], [5, 6])]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pivotrl_jax.trees import (
     PADDING,
-    Layout,
     TokenTree,
     Tree,
     balanced,
@@ -23,14 +22,13 @@ from pivotrl_jax.trees import (
     visible,
 )
 
-LAYOUT = Layout(trunk=16, branches=32)
-SIZE = LAYOUT.size
+SIZE = 48
 Branches = list[tuple[int, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Trunk length, and (start, length) of every branch; the rest of LAYOUT is padding."""
+    """Trunk length, and (start, length) of every branch; the rest of SIZE is padding."""
 
     trunk: int
     branches: tuple[tuple[int, int], ...]
@@ -42,7 +40,7 @@ class Shape:
 
     def sequences(self) -> list[list[int]]:
         """Row indices of the trunk, then of every branch's whole sequence."""
-        found, at = [list(range(self.trunk))], LAYOUT.trunk
+        found, at = [list(range(self.trunk))], self.trunk
         for start, n in self.branches:
             found.append([*range(start), *range(at, at + n)])
             at += n
@@ -76,7 +74,7 @@ def masks(tree: TokenTree) -> tuple[jax.Array, jax.Array]:
 
 @given(st.lists(tree_shapes(), min_size=2, max_size=2))
 def test_a_token_sees_its_own_sequence_up_to_itself(forest):
-    tree = stack([build_row([Tree(*shape.row())], LAYOUT) for shape in forest])
+    tree = stack([build_row([Tree(*shape.row())], SIZE) for shape in forest])
     whole, block = masks(tree)
     expected = np.stack([brute_force(shape) for shape in forest])
     np.testing.assert_array_equal(whole, expected)
@@ -86,7 +84,7 @@ def test_a_token_sees_its_own_sequence_up_to_itself(forest):
 @given(tree_shapes())
 def test_every_field_follows_from_the_sequences(shape):
     trunk, branches = shape.row()
-    tree = jax.tree.map(lambda x: x[0], build_row([Tree(trunk, branches)], LAYOUT))
+    tree = jax.tree.map(lambda x: x[0], build_row([Tree(trunk, branches)], SIZE))
     wanted = [trunk, *(np.concatenate([trunk[:start], own]) for start, own in branches)]
     for number, (sequence, tokens) in enumerate(zip(shape.sequences(), wanted, strict=True)):
         np.testing.assert_array_equal(tree.tokens[sequence], tokens)
@@ -94,24 +92,22 @@ def test_every_field_follows_from_the_sequences(shape):
         np.testing.assert_array_equal(tree.parents[sequence[1:]], sequence[:-1])
         own = sequence[shape.branches[number - 1][0] if number else 0 :]
         assert (tree.segments[own] == number).all()
-    used = np.zeros(SIZE, bool)
-    used[: shape.trunk] = used[16 : 16 + sum(n for _, n in shape.branches)] = True
-    np.testing.assert_array_equal(tree.segments != PADDING, used)
+    used = shape.trunk + sum(n for _, n in shape.branches)
+    np.testing.assert_array_equal(tree.segments != PADDING, np.arange(SIZE) < used)
 
 
 @given(st.lists(tree_shapes(), min_size=2, max_size=3))
 def test_trees_in_one_row_do_not_see_each_other(shapes):
     """Each tree is what it is in a row of its own, moved."""
     trees = [Tree(*shape.row()) for shape in shapes]
-    layout = Layout(3 * LAYOUT.trunk, 3 * LAYOUT.branches)
-    together = build_row(trees, layout)
-    seen = visible(together, slice(0, layout.size), np.arange(layout.size))[0]
-    first, at, segment, of_any = 0, layout.trunk, 0, []
+    together = build_row(trees, 3 * SIZE)
+    seen = visible(together, slice(0, 3 * SIZE), np.arange(3 * SIZE))[0]
+    first, at, segment, of_any = 0, sum(len(tree.trunk) for tree in trees), 0, []
     for tree in trees:
         n, own = len(tree.trunk), tree.own
         places = np.r_[first : first + n, at : at + own]
-        alone = build_row([tree], LAYOUT)
-        old = np.r_[0:n, LAYOUT.trunk : LAYOUT.trunk + own]
+        alone = build_row([tree], SIZE)
+        old = np.arange(n + own)
         for name in ("tokens", "positions"):
             np.testing.assert_array_equal(
                 getattr(together, name)[0, places], getattr(alone, name)[0, old]
@@ -126,7 +122,7 @@ def test_trees_in_one_row_do_not_see_each_other(shapes):
         assert seen[places].sum() == mask[old].sum()
         first, at, segment = first + n, at + own, segment + len(tree.branches)
         of_any.append(places)
-    padding = np.setdiff1d(np.arange(layout.size), np.concatenate(of_any))
+    padding = np.setdiff1d(np.arange(3 * SIZE), np.concatenate(of_any))
     assert (together.segments[0, padding] == PADDING).all()
     np.testing.assert_array_equal(seen[padding].nonzero()[1], padding)
 
@@ -135,7 +131,7 @@ def test_a_causal_row_is_a_trunk_without_branches():
     tokens = np.arange(5, 5 + SIZE, dtype=np.int32)
     for field, other in zip(
         jax.tree.leaves(causal(tokens[None])),
-        jax.tree.leaves(build_row([Tree(tokens)], Layout(SIZE))),
+        jax.tree.leaves(build_row([Tree(tokens)], SIZE)),
         strict=True,
     ):
         np.testing.assert_array_equal(field, other)
@@ -150,8 +146,8 @@ def test_a_causal_row_may_live_on_a_device():
 
 def test_tokens_that_do_not_fit_are_refused():
     branches = [(2, np.zeros(3, np.int32)), (2, np.zeros(1, np.int32))]
-    build_row([Tree(np.zeros(6, np.int32), branches)], Layout(6, 4))
-    for small in (Layout(5, 4), Layout(6, 3)):
+    build_row([Tree(np.zeros(6, np.int32), branches)], 10)
+    for small in (9, 6):
         with pytest.raises(ValueError, match=r"6 trunk and 4 branch tokens exceed"):
             build_row([Tree(np.zeros(6, np.int32), branches)], small)
 
@@ -159,9 +155,7 @@ def test_tokens_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("start", [0, 7, -1])
 def test_a_branch_starts_on_the_trunk(start):
     with pytest.raises(ValueError, match=f"branch 2 starts at {start} of a trunk of 6 tokens"):
-        build_row(
-            [Tree(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))])], Layout(8, 8)
-        )
+        build_row([Tree(np.zeros(6, np.int32), [(6, np.zeros(1)), (start, np.zeros(1))])], 16)
 
 
 def test_sizes():

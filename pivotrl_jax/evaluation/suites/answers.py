@@ -16,7 +16,7 @@ from pivotrl_jax.parallel import put_rows, row_shards
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
 from pivotrl_jax.text import ChatTemplate, Tokenizer
 from pivotrl_jax.training.update import token_logprobs
-from pivotrl_jax.trees import Layout, TokenTree, Tree, build_row, chunks, round_up, stack
+from pivotrl_jax.trees import TokenTree, Tree, build_row, chunks, round_up, stack
 
 # Rows of one call that scores options, and what its rows are rounded to.
 _ROWS, _MULTIPLE = 4, 128
@@ -116,10 +116,11 @@ def _option_scores(
 ) -> list[np.ndarray]:
     """Of each tree, the log-prob of every branch; a last batch is filled up with its first tree."""
     own = round_up(max(tree.own for tree in trees), _MULTIPLE)
-    layout = Layout(round_up(max(len(tree.trunk) for tree in trees), _MULTIPLE), own, own)
-    rows = [build_row([tree], layout) for tree in trees]
-    rows += rows[:1] * (-len(rows) % round_up(_ROWS, row_shards(mesh)))
-    index_RA = np.tile(np.arange(layout.trunk, layout.size, dtype=np.int32), (len(rows), 1))
+    size = own + round_up(max(len(tree.trunk) for tree in trees), _MULTIPLE)
+    missing = -len(trees) % round_up(_ROWS, row_shards(mesh))
+    full = [*trees, *[trees[0]] * missing]
+    rows = [build_row([tree], size) for tree in full]
+    index_RA = np.stack([len(tree.trunk) + np.arange(own, dtype=np.int32) for tree in full])
     logp_RA = jax.device_get(_logprobs(params, cfg, *put_rows((stack(rows), index_RA), mesh)))
     return [
         np.array([part.sum() for part in np.split(logp, _ends(tree))[:-1]])
