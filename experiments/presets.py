@@ -42,7 +42,7 @@ def laptop(name: str, data: DataSettings, text: TextSettings, reward: RewardSett
         text=text,
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
-        engine=EngineSettings(rows=12, slots=128, chunk=4),
+        engine=EngineSettings(rows=12, slots=128),
         reward=reward,
         sft=SftSettings(
             rows=2,
@@ -64,7 +64,7 @@ def laptop(name: str, data: DataSettings, text: TextSettings, reward: RewardSett
             optimizer=OptimizerSettings(learning_rate=2e-5, warmup_steps=1),
             sampling=sampling,
         ),
-        evaluation=EvaluationSettings(samples=3, ood_texts=24, ood_tokens=256),
+        evaluation=EvaluationSettings(samples=4, ood_texts=24, ood_tokens=256),
     )
 
 
