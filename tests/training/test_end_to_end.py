@@ -38,9 +38,9 @@ from pivotrl_jax.trees import chunks
 # between two marks. The game is done after two actions, but not if the second is empty. It is won
 # when both have a token of GOOD.
 ENDS, GOOD, MARK = tuple(range(200, 256)), range(100), 199
-TURNS, CAP, SAMPLES, MULTIPLE = 2, 8, 8, 512
+TURNS, CAP, SAMPLES, MULTIPLE = 2, 8, 12, 256
 SAMPLING = SamplingSettings(max_tokens=CAP)
-TASKS = [Task(str(i), "g", "train", {"opening": [100 + i] * (3 + i)}) for i in range(4)]
+TASKS = [Task(str(i), "g", "train", {"opening": [100 + i] * (3 + i)}) for i in range(2)]
 
 
 class Game:
@@ -96,7 +96,7 @@ def player(cfg: ModelConfig, mesh: Mesh, samples: int) -> Play:
 
 @pytest.fixture(scope="module")
 def episodes(tiny_cfg, place) -> list[list[Played]]:
-    """Eight episodes of each task, as another policy would have played them: off-policy ratios."""
+    """A dozen episodes of each task, with log-probs as of another policy: ratios are not 1."""
     mesh, params = place(1, 1, 1)
     found = player(tiny_cfg, mesh, SAMPLES)(params, TASKS, jax.random.key(3))
     rng = np.random.default_rng(0)
@@ -111,7 +111,7 @@ def episodes(tiny_cfg, place) -> list[list[Played]]:
     ]  # fmt: skip
 
 
-OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.02, clip_norm=1e9), 4)
+OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.04, clip_norm=1e9), 4)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def run(tiny_cfg, place, updates):
         update, fresh = updates(1, 1, 1)
         play = player(tiny_cfg, mesh, SAMPLES)
         step = episode_step(
-            play, TASKS, None, update, settings, [0.02] * steps, jax.random.key(5), mesh
+            play, TASKS, None, update, settings, [0.04] * steps, jax.random.key(5), mesh
         )
         state, found = fresh(), []
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
@@ -268,9 +268,9 @@ def run(tiny_cfg, place, updates):
 
 
 def test_the_policy_learns_the_game(run):
-    found = run(20, "fail")
+    found = run(24, "fail")
     rewards = [metrics["reward_mean"] for metrics in found]
-    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.4
+    assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.4
     # What was played is what is scored.
     assert max(metrics["logp_gap"] for metrics in found) < 1e-3
 
@@ -279,11 +279,11 @@ def test_a_step_tells_what_it_cost(run):
     (metrics,) = run(1, "mask")
     shares = [metrics[f"ending/{name}"] for name in ("done", "turns", "tokens", "truncated")]
     assert sum(shares) == pytest.approx(1)
-    assert metrics["rollout_turns"] == 32 * metrics["episode_turns"]
-    assert 32 < metrics["rollout_turns"] < 64
+    assert metrics["rollout_turns"] == 24 * metrics["episode_turns"]
+    assert 24 < metrics["rollout_turns"] < 48
     # Masked episodes were paid for all the same.
     assert 0 < metrics["action_tokens"] < metrics["sampled_tokens"]
-    assert metrics["lr"] == 0.02
+    assert metrics["lr"] == 0.04
     assert metrics["seconds_sampling"] > 0
     assert metrics["seconds_update"] > 0
 
