@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 K, STEPS, MAX_TOKENS = 2, 4, 48
 STAGES = [
     "read", "candidates", "evaluate_base", "sft", "evaluate_sft", "profile", "select", "train",
-    "evaluate_pivotrl", "report",
+    "evaluate_pivotrl", "summary", "report",
 ]  # fmt: skip
 # A random model writes no action: every sample runs into the token cap and counts as failed, all
 # candidates are kept as they are, and the penalty for malformed actions gives the gradient.
