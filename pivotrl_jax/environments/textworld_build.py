@@ -43,8 +43,6 @@ def build(house: House) -> Any:
     for name, entity in entities.items():
         if entity.type in "cd":
             entity.add_property("locked" if name in house.locks else "closed")
-        if entity.type == "f":
-            entity.add_property("edible")
     for name, key in house.locks.items():
         maker.add_fact("match", entities[key], entities[name])
     maker.set_player(entities[house.start])

@@ -20,6 +20,7 @@ from pivotrl_jax.text import action_format
 from pivotrl_jax.trajectories import Action, ToolCall, Trajectory, read
 from pivotrl_jax.verifiers.textworld import (
     TEMPLATES,
+    Deed,
     Game,
     Plans,
     State,
@@ -87,11 +88,14 @@ def test_a_dialogue() -> None:
         "You are in the hall. The box is closed. On the floor: apple. North: oak door (locked) to "
         "the study."
     )
+    scores = []
     for command, told in DIALOGUE:
         said = episode.step(Action(command))
         assert [message.content for message in said.messages] == [told]
         assert said.valid == (told not in ("You cannot do that now.", "That is not a command."))
-    assert (said.done, said.score) == (True, 1.0)
+        scores.append(said.score)
+    assert said.done
+    assert scores == [0.0] * 14 + [0.5] * 4 + [1.0] * 2
     assert episode.legal == []
 
 
@@ -261,9 +265,10 @@ def test_a_style_words_and_chooses_alike_in_every_game(tmp_path: Path) -> None:
     for game, said in zip(GAMES, turns(expert(tmp_path / "expert.jsonl", 5)), strict=True):
         state, plans = game.start, Plans(game)
         for command in said:
-            good = {canonical(deed.verb, deed.names) for deed in best(game, plans, state)}
-            deed = game.obeyed(state, command)
-            assert deed is not None
+            deeds = best(game, plans, state)
+            deed = Style(5).first(deeds)
+            assert game.obeyed(state, command) == deed == Style(5).first(deeds[::-1])
+            good = {canonical(deed.verb, deed.names) for deed in deeds}
             templates = TEMPLATES[deed.verb, len(deed.names)]
             used = {each for each in templates if each.format(*deed.names) == normal(command)}
             wordings.setdefault((deed.verb, len(deed.names)), set()).update(used)
@@ -287,6 +292,13 @@ def test_styles_differ_in_words_and_in_order(tmp_path: Path) -> None:
             for games in (one, other)
         ]  # fmt: skip
         assert sum(a != b for a, b in zip(*orders, strict=True)) > len(orders[0]) / 4
+
+
+def test_there_is_a_style_for_every_wording() -> None:
+    for (verb, count), templates in TEMPLATES.items():
+        names = ("north",) if verb == "go" else ("pear", "shelf")[:count]
+        said = {normal(Style(seed).words(Deed(verb, names, needs=0))) for seed in range(60)}
+        assert said == {template.format(*names) for template in templates}
 
 
 def understood(game: Game, command: str) -> set[str]:

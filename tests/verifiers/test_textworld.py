@@ -21,7 +21,9 @@ from pivotrl_jax.verifiers import Verdict, Verifier, verifier
 from pivotrl_jax.verifiers.recipe import Recipe, reward
 from pivotrl_jax.verifiers.recipes import DEFAULT, SAME_PROGRESS
 from pivotrl_jax.verifiers.textworld import (
+    Deed,
     Game,
+    Goal,
     Plans,
     State,
     commands,
@@ -98,6 +100,22 @@ def test_plans_are_shortest_in_every_state(difficulty: Difficulty, seed: int) ->
     assert [plans.left(state) for state in states] == [lengths[state] for state in states]
 
 
+def test_nothing_wins_a_lost_game() -> None:
+    """Though its goal is still within reach."""
+    game = Game(
+        id="",
+        split="train",
+        kinds={},
+        facts=(("open", "box"), ("eaten", "pear")),
+        start=0,
+        deeds=(Deed("open", ("box",), needs=0, adds=1), Deed("eat", ("pear",), needs=0, adds=2)),
+        goals=(Goal(wins=1, fails=2),),
+    )
+    lost = game.after(game.start, game.deeds[1])
+    assert game.lost(lost)
+    assert [Plans(game).left(state) for state in (game.start, lost)] == [1, math.inf]
+
+
 def contexts(experts: list[Trajectory]) -> list[tuple[Action, Context]]:
     return [
         (message.action, trajectory.before(index))
@@ -171,6 +189,7 @@ def _answer(expert: Action, context: Context, experts: list[Trajectory]) -> str:
 CASES = [
     ("{}", (1, 1, 1, 1)),
     ("  {}\n", (1, 1, 1, 1)),
+    ("{upper}", (1, 1, 1, 1)),
     ("{}.", (1, 1, 1, 0)),
     ("look", (1, 1, 0, 0)),
     ("go up", (1, 0, 0, 0)),
@@ -186,7 +205,8 @@ def test_criteria(
     rules: Verifier, turn: tuple[Action, Context], text: str, wanted: tuple[int, ...]
 ) -> None:
     expert, context = turn
-    verdict = judged(rules, expert, text.replace("{}", expert.text), context)
+    text = text.replace("{}", expert.text).replace("{upper}", expert.text.upper())
+    verdict = judged(rules, expert, text, context)
     assert tuple(verdict.criteria[name] for name in rules.criteria) == wanted
     assert reward(SAME_PROGRESS, verdict.criteria) == wanted[2]
     assert reward(STRICT, verdict.criteria) == wanted[3]

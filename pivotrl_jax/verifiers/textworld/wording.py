@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_MAX_COMMAND = 200  # characters; no command comes near
 _ARTICLES = frozenset({"the", "a", "an"})
 
 # By the first word of TextWorld's command and the number of names; its own template comes first.
@@ -42,8 +41,6 @@ def canonical(verb: str, names: tuple[str, ...]) -> str:
 
 
 def normal(command: str) -> str:
-    """A command without case, articles, closing stop and surplus blanks; "" if far too long."""
-    if len(command) > _MAX_COMMAND:
-        return ""
+    """A command without case, articles, closing stop and surplus blanks."""
     words = command.lower().strip().rstrip(".!").split()
     return " ".join(word for word in words if word not in _ARTICLES)
