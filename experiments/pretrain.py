@@ -67,16 +67,16 @@ class PretrainSettings:
 
     seed: int = 0
     vocab: int = 1024
-    width: int = 192
-    layers: int = 6
-    kv_heads: int = 3
+    width: int = 128
+    layers: int = 4
+    kv_heads: int = 2
     head_dim: int = 32
-    ffn: int = 576
+    ffn: int = 384
     action_format: str = "hermes"
-    loss: Loss = "all"
+    loss: Loss = "assistant"
     rows: tuple[int, ...] = (256, 1024)
-    batch_tokens: int = 8_192
-    steps: int = 1_000
+    batch_tokens: int = 4_096
+    steps: int = 3_000
     save_every: int = 100
     remat: Remat = "dots"
     optimizer: OptimizerSettings = dataclasses.field(

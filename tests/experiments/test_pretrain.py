@@ -36,6 +36,7 @@ SETTINGS = PretrainSettings(
     head_dim=16,
     ffn=64,
     action_format="fenced_sql",
+    loss="all",
     rows=(256, 512),
     batch_tokens=1024,
     steps=4,

@@ -25,7 +25,8 @@ TEXTS = st.one_of(
 
 @pytest.fixture(scope="module")
 def texts(trajectory: Trajectory) -> list[str]:
-    return [message.content for message in trajectory.messages]
+    """What the dialogue says, and numbers so often that they would become pieces if they could."""
+    return [*(message.content for message in trajectory.messages), "1024 of 4096 in 2024\n" * 200]
 
 
 @pytest.fixture(scope="module")
