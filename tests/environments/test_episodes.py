@@ -83,9 +83,6 @@ def sessions(environment: InterCodeSql) -> list[tuple[Task, Trajectory]]:
     return [(task, each) for task, each in known if 10 <= len(each.messages) <= 18]
 
 
-# --- The tiny policy -------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def cfg(tiny_cfg: ModelConfig, tokenizer: BpeTokenizer) -> ModelConfig:
     return dataclasses.replace(tiny_cfg, vocab=tokenizer.vocab_size)
@@ -213,9 +210,6 @@ def test_top_1_is_greedy(played_by: Callable[..., list[Played]], tasks: list[Tas
         same = next(q for q in runs[0] if q.task == p.task)
         np.testing.assert_array_equal(p.tokens, same.tokens)
         assert all((move.behaviour == 0).all() for move in p.moves)
-
-
-# --- Scripted policies -----------------------------------------------------------------------
 
 
 @pytest.fixture
