@@ -17,13 +17,7 @@ from pivotrl_jax.trajectories import Action, Message, ToolCall, Trajectory, read
 from pivotrl_jax.verifiers.sql import sqlite
 
 DATA = Path(__file__).parents[2] / "experiments/data/sql"
-QUESTIONS = str(DATA / "intercode_spider_dev_tasks.json.gz")
 DATABASES = str(DATA / "intercode_spider_sqlite.tar.gz")
-
-
-@pytest.fixture(scope="module")
-def environment() -> InterCodeSql:
-    return InterCodeSql.load(QUESTIONS, DATABASES)
 
 
 @pytest.fixture(scope="module")
