@@ -14,15 +14,10 @@ from pivotrl_jax.environments import Episode, InterCodeSql, Task
 from pivotrl_jax.environments.sql import split_of
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.trajectories import Action, Message, ToolCall, Trajectory, read
+from pivotrl_jax.verifiers.sql import sqlite
 
 DATA = Path(__file__).parents[2] / "experiments/data/sql"
-QUESTIONS = str(DATA / "intercode_spider_dev_tasks.json.gz")
 DATABASES = str(DATA / "intercode_spider_sqlite.tar.gz")
-
-
-@pytest.fixture(scope="module")
-def environment() -> InterCodeSql:
-    return InterCodeSql.load(QUESTIONS, DATABASES)
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +237,16 @@ def test_no_command_is_too_odd_for_an_answer(environment: InterCodeSql, text: st
     (said,) = feedback.messages
     assert said.role == "tool"
     assert feedback.valid != said.content.startswith("Error executing query: ")
+
+
+def test_a_command_that_the_clock_stops_is_told_as_one_that_takes_too_many_steps(
+    environment: InterCodeSql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "MAX_SECONDS", -1.0)
+    feedback = episode_on(environment, "world_1").step(query("SELECT SUM(Population) FROM city"))
+    (said,) = feedback.messages
+    assert said.content.endswith("maximum statement execution time exceeded")
+    assert not feedback.valid
 
 
 def test_a_huge_result_is_cut(environment: InterCodeSql) -> None:
