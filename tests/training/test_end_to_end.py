@@ -1,4 +1,4 @@
-"""End-to-end steps: losses and gradients of whole episodes, metrics, and that a policy learns."""
+"""End-to-end steps: losses and gradients of whole episodes, what they cost, and what is learnt."""
 
 import dataclasses
 import functools
@@ -13,8 +13,7 @@ import pytest
 from jax.sharding import Mesh
 
 from kernels.grpo import AdvantageSettings
-from pivotrl_jax.environments import Ending, Move, Played, Task
-from pivotrl_jax.errors import UserError
+from pivotrl_jax.environments import Move, Played, Task
 from pivotrl_jax.models import ModelConfig, Params, logits
 from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
@@ -31,7 +30,7 @@ from pivotrl_jax.training import (
     policy_update,
     state_shardings,
 )
-from pivotrl_jax.training.end_to_end import episode_metrics, outcomes
+from pivotrl_jax.training.end_to_end import outcomes
 from pivotrl_jax.trees import chunks
 
 # A game of two turns in bytes. A turn ends with one of ENDS; the answer is the action backwards
@@ -286,59 +285,3 @@ def test_a_step_tells_what_it_cost(run):
     assert metrics["lr"] == 0.04
     assert metrics["seconds_sampling"] > 0
     assert metrics["seconds_update"] > 0
-
-
-def move(start: int, end: int, malformed: bool = False, valid: bool = True) -> Move:
-    logp = np.zeros(end - start, np.float32)
-    return Move(start, end, logp, logp, malformed, valid, "")
-
-
-def played(length: int, moves: list[Move], score: float, ending: Ending) -> Played:
-    return Played(TASKS[0], 0, np.zeros(length, np.int32), tuple(moves), (), score, ending)
-
-
-ONE_OF_EACH = [
-    played(12, [move(3, 5), move(7, 12, valid=False)], 1.0, "done"),
-    played(9, [move(3, 5, malformed=True, valid=False), move(5, 9)], 0.5, "truncated"),
-    played(3, [], 0.0, "tokens"),
-    played(8, [move(4, 8)], 0.75, "turns"),
-]
-
-
-@pytest.mark.parametrize(
-    ("unfinished", "rewards", "valid"),
-    [
-        ("mask", [1, 0.5, 0, 0.75], [True, False, False, False]),
-        ("score", [1, 0.5, 0, 0.75], [True] * 4),
-        ("fail", [1, 0, 0, 0], [True] * 4),
-    ],
-)
-def test_what_an_unfinished_episode_is_worth(unfinished, rewards, valid):
-    rewards_PK, valid_PK, malformed_PK = outcomes([ONE_OF_EACH, ONE_OF_EACH[::-1]], unfinished)
-    assert valid_PK.tolist() == [valid, valid[::-1]]
-    assert rewards_PK[valid_PK].tolist() == np.array([rewards, rewards[::-1]])[valid_PK].tolist()
-    assert malformed_PK.tolist() == [[False, True, False, False], [False, False, True, False]]
-
-
-def test_metrics_are_of_all_episodes():
-    found = episode_metrics(ONE_OF_EACH)
-    assert found == {
-        "ending/done": 0.25,
-        "ending/turns": 0.25,
-        "ending/tokens": 0.25,
-        "ending/truncated": 0.25,
-        "score_mean": 0.5625,
-        "episode_turns": 1.25,
-        "episode_tokens": 8.0,
-        "rollout_turns": 5,
-        "sampled_tokens": 17,
-        "malformed_share": 0.2,
-        "invalid_share": 0.4,
-    }
-
-
-def test_sampling_that_truncates_is_refused():
-    with pytest.raises(UserError, match=r"end_to_end\.sampling must not truncate"):
-        EndToEndSettings(sampling=SamplingSettings(top_p=0.9))
-    with pytest.raises(UserError, match="did you mean 'mask'"):
-        EndToEndSettings(unfinished="masked")
