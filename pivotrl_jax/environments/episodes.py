@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -98,7 +99,8 @@ def play(
         going = [group for group in groups if group[0].ending is None]
         if not going:
             break
-        for each, drawn in _actions(going, jax.random.fold_in(key, turn), draw, engine.rows):
+        own_key = jax.random.fold_in(key, jax.device_put(np.uint32(turn)))
+        for each, drawn in _actions(going, own_key, draw, engine.rows):
             _take(each, drawn, limits, room)
     return [_played(each) for each in everyone]
 
