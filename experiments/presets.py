@@ -64,7 +64,7 @@ def laptop(name: str, data: DataSettings, text: TextSettings, reward: RewardSett
             optimizer=OptimizerSettings(learning_rate=2e-5, warmup_steps=1),
             sampling=sampling,
         ),
-        evaluation=EvaluationSettings(samples=4, ood_texts=24, ood_tokens=256),
+        evaluation=EvaluationSettings(samples=3, ood_texts=16, ood_tokens=256),
     )
 
 
