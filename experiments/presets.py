@@ -60,11 +60,12 @@ def laptop(name: str, data: DataSettings, text: TextSettings, reward: RewardSett
             rows=2,
             pivots_per_row=3,
             samples=8,
+            row_multiple=1024,
             remat="dots",
             optimizer=OptimizerSettings(learning_rate=2e-5, warmup_steps=1),
             sampling=sampling,
         ),
-        evaluation=EvaluationSettings(samples=3, ood_texts=16, ood_tokens=256),
+        evaluation=EvaluationSettings(samples=2, ood_texts=16, ood_tokens=256),
     )
 
 
