@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.backend import Implementation, choose, on_mesh
 from kernels.tree_decode import pallas, reference, xla
-from kernels.tree_decode.blocks import keys_per_block, parts
+from kernels.tree_decode.blocks import keys_per_block
 
 SLOTS, TRUNK = ("rows", None, "kv_heads"), ("rows", "kv_heads")
 # Of the operands, in order. Left to itself, XLA gathers the slots' caches of all heads.
@@ -39,10 +39,9 @@ def tree_decode(
     chosen = choose("tree_decode", implementation, interpret)
     if chosen == "reference":
         return reference.tree_decode(*operands)
-    device_kind = jax.devices()[0].device_kind
+    queries = q_RBHGE.shape[1] * q_RBHGE.shape[3]
+    keys = keys_per_block(jax.devices()[0].device_kind, queries)
     if chosen == "xla":
-        form = functools.partial(xla.tree_decode, parts=parts(device_kind))
-        return on_mesh(form, AXES)(*operands)
-    keys = keys_per_block(device_kind, q_RBHGE.shape[1] * q_RBHGE.shape[3])
+        return on_mesh(functools.partial(xla.tree_decode, keys=keys), AXES)(*operands)
     kernel = functools.partial(pallas.tree_decode, keys=keys, interpret=interpret)
     return on_mesh(kernel, AXES)(*operands)

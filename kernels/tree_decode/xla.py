@@ -1,6 +1,5 @@
 """Trunk and own tokens in plain XLA: two partial softmaxes, merged by their log-sum-exps."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -26,14 +25,19 @@ def tree_decode(
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
-    parts: int,
+    keys: int,
 ) -> Float[Array, "R B H G E"]:
     """As `reference.tree_decode`; one read of the trunk serves all slots.
 
-    Of the trunk's `parts`, as many are read as the largest start reaches into.
+    The trunk is read in blocks of `keys` tokens, those beyond a row's largest start not at all; as
+    one matrix product where a block would hold it whole.
     """
     q_RHQE, starts_RQ1 = together(q_RBHGE), repeated(start_RB, q_RBHGE.shape[3])
-    on_trunk = _attend_trunk(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, starts_RQ1, parts)
+    if keys < trunk_v_RHLE.shape[2]:
+        on_trunk = _in_blocks(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, starts_RQ1, keys)
+    else:
+        before = jnp.arange(trunk_v_RHLE.shape[2]) < starts_RQ1[:, None]
+        on_trunk = _attend(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, before)
     return with_own(on_trunk, q_RBHGE, own_k_RBHES, own_v_RBHSE, step_RB)
 
 
@@ -48,25 +52,33 @@ def repeated(start_RB: Int[Array, "R B"], groups: int) -> Int[Array, "R Q 1"]:
     return jnp.repeat(start_RB, groups, axis=1)[:, :, None]
 
 
-def _attend_trunk(
+def _in_blocks(
     q_RHQE: Float[Array, "R H Q E"],
     k_RHEL: Float[Array, "R H E L"],
     v_RHLE: Float[Array, "R H L E"],
     starts_RQ1: Int[Array, "R Q 1"],
-    parts: int,
+    keys: int,
 ) -> Partial:
-    """One matrix product over all that is read: XLA:CPU loses more by a loop over blocks than the
-    loop saves in the rows whose starts are small."""
-    length = v_RHLE.shape[2]
-    part = -(-length // parts)
+    """One block after the other: scores stay in cache, and the work follows the starts."""
+    _, heads, _, width = q_RHQE.shape
+    blocks_R = -(-starts_RQ1.max(axis=(1, 2)) // keys)
+    ends_R = jnp.cumsum(blocks_R)
 
-    def reading(size: int) -> Partial:
-        before = jnp.arange(size) < starts_RQ1[:, None]
-        return _attend(q_RHQE, k_RHEL[..., :size], v_RHLE[:, :, :size], before)
+    def add(number: jax.Array, so_far: Partial) -> Partial:
+        row = jnp.sum(ends_R <= number)
+        first = (number - ends_R[row] + blocks_R[row]) * keys
+        # The trunk's last block reaches back where it is not full.
+        at = jnp.minimum(first, v_RHLE.shape[2] - keys)
+        index = at + jnp.arange(keys)
+        k = jax.lax.dynamic_slice(k_RHEL, (row, 0, 0, at), (1, heads, width, keys))[0]
+        v = jax.lax.dynamic_slice(v_RHLE, (row, 0, at, 0), (1, heads, keys, width))[0]
+        block = _attend(q_RHQE[row], k, v, (index >= first) & (index < starts_RQ1[row]))
+        found = _both(jax.tree.map(lambda x: x[row], so_far), block)
+        return jax.tree.map(lambda x, y: x.at[row].set(y), so_far, found)
 
-    sizes = [min(length, part * (i + 1)) for i in range(parts)]
-    reached = jnp.maximum(starts_RQ1.max() - 1, 0) // part
-    return jax.lax.switch(reached, [functools.partial(reading, size) for size in sizes])
+    zeros = jnp.zeros((*q_RHQE.shape[:3], 1), jnp.float32)
+    nothing = Partial(zeros + MASKED, zeros, jnp.zeros(q_RHQE.shape, jnp.float32))
+    return jax.lax.fori_loop(0, ends_R[-1], add, nothing)
 
 
 def with_own(

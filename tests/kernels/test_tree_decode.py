@@ -34,16 +34,16 @@ def interpreted(*arrays: jax.Array) -> jax.Array:
     return pallas.tree_decode(*arrays, START, STEP, KEYS, interpret=True)
 
 
-def in_parts(*arrays: jax.Array) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, 4)
+def in_blocks(*arrays: jax.Array) -> jax.Array:
+    return xla_form.tree_decode(*arrays, START, STEP, KEYS)
 
 
 def at_once(*arrays: jax.Array) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, 1)
+    return xla_form.tree_decode(*arrays, START, STEP, TRUNK)
 
 
 FORMS = pytest.mark.parametrize(
-    "decode", [at_once, in_parts, interpreted], ids=["at_once", "in_parts", "pallas"]
+    "decode", [at_once, in_blocks, interpreted], ids=["at_once", "in_blocks", "pallas"]
 )
 reference = functools.partial(tree_decode, implementation="reference")
 
@@ -89,34 +89,18 @@ def test_bfloat16_operands_accumulate_in_float32(decode):
     assert float(error) < 0.005
 
 
-def test_trunk_blocks_that_no_slot_sees_are_skipped():
+@pytest.mark.parametrize("decode", [in_blocks, interpreted], ids=["xla", "pallas"])
+def test_trunk_blocks_that_no_slot_sees_are_skipped(decode):
     """The second row sees 16 tokens: one block. NaN in the others would spread: 0 * NaN is NaN."""
     q, trunk_k, trunk_v, own_k, own_v = operands()
     poisoned = [
         trunk_k.at[1, :, :, KEYS:].set(jnp.nan).at[2].set(jnp.nan),
         trunk_v.at[1, :, KEYS:].set(jnp.nan).at[2].set(jnp.nan),
     ]
-    ours = interpreted(q, *poisoned, own_k, own_v)
-    np.testing.assert_array_equal(ours, interpreted(q, trunk_k, trunk_v, own_k, own_v))
+    ours = decode(q, *poisoned, own_k, own_v)
+    np.testing.assert_array_equal(ours, decode(q, trunk_k, trunk_v, own_k, own_v))
     seen_after_all = trunk_v.at[0, :, 40].set(jnp.nan)
-    assert bool(jnp.isnan(interpreted(q, trunk_k, seen_after_all, own_k, own_v)).any())
-
-
-@pytest.mark.parametrize(
-    ("largest", "read"), [(0, 12), (12, 12), (13, 24), (24, 24), (36, 36), (37, 45)]
-)
-def test_parts_of_the_trunk_that_no_slot_reaches_are_not_read(largest, read):
-    """Four parts of 12, 12, 12 and 9 tokens."""
-    q, trunk_k, trunk_v, own_k, own_v = operands()
-    start = jnp.minimum(START, largest)
-    decode = functools.partial(
-        xla_form.tree_decode, own_k_RBHES=own_k, own_v_RBHSE=own_v, start_RB=start, step_RB=STEP,
-        parts=4,
-    )  # fmt: skip
-    ours = decode(q, trunk_k, trunk_v)
-    beyond = trunk_v.at[:, :, read:].set(jnp.nan)
-    np.testing.assert_array_equal(decode(q, trunk_k, beyond), ours)
-    assert bool(jnp.isnan(decode(q, trunk_k, trunk_v.at[:, :, read - 1].set(jnp.nan))).any())
+    assert bool(jnp.isnan(decode(q, trunk_k, seen_after_all, own_k, own_v)).any())
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas"])
