@@ -110,7 +110,7 @@ def interval_chart(
 
     The row labelled `strong`, by default the last one, stands out. Long labels make it wider.
     """
-    left = max(62, 6.2 * max(len(label) for label, *_ in rows))
+    left = max(62, 8 + 6.2 * max(len(label) for label, *_ in rows))
     width, height = WIDTH - 62 + left, 58 + 26 * len(rows)
     strong = rows[-1][0] if strong is None else strong
     x_ticks = ticks(*ends, 5)
