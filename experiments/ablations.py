@@ -4,7 +4,8 @@
     python -m experiments.ablations --config=experiments/textworld.py:quick --arms=base,sft,pivotrl
 
 Arms and seeds are runs of `experiments.run`, in folders ARM/SEED of the work directory, and resume
-like them: what is done is not done again. Overrides on the command line hold for every arm.
+like them: what is done is not done again. Overrides on the command line hold for every arm. What
+they measured is in summary.json, study.md and study.html of the work directory.
 """
 
 import copy
@@ -18,13 +19,14 @@ import jax
 from absl import flags, logging
 from ml_collections.config_flags.config_flags import get_config_filename
 
+from experiments import study_report
 from experiments.arms import Arm, Study
 from experiments.config import from_config
 from experiments.context import Run, open_run, write_json
 from experiments.memory import use_huge_pages
 from experiments.run import CONFIG, WORKDIR, friendly, train_and_evaluate
 from experiments.settings import Settings
-from experiments.study_summary import summary, table
+from experiments.study_summary import summary
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.parallel import make_mesh
@@ -106,9 +108,8 @@ def main(argv: list[str]) -> None:
     for arm, seed in runs(arms, SEEDS.value):
         print(f"== {arm.title}, seed {seed}", flush=True)
         run_arm(config, arm, arms[0], seed, workdir)
-        found = summary(workdir, arms, SEEDS.value)
-        write_json(workdir / "summary.json", found)
-    print(table(found))
+        write_json(workdir / "summary.json", summary(workdir, arms, SEEDS.value))
+    print(f"report: {study_report.write(workdir, workdir)}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from functools import cached_property, partial
@@ -149,7 +150,7 @@ def provenance(run: Run) -> dict[str, Any]:
         | {name: version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "cpu_count": os.cpu_count(),
-        "command": " ".join(["python -m experiments.run", *sys.argv[1:]]),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
 
 

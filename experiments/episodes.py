@@ -1,7 +1,7 @@
 """Whole episodes with the settings of a run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -10,12 +10,14 @@ import pyarrow.compute as pc
 
 from experiments.context import EVALUATE, Run, key_of
 from pivotrl_jax.environments import ChatFormat, Ending, EpisodeSettings, Played, Task, play
-from pivotrl_jax.evaluation import clustered_mean
+from pivotrl_jax.evaluation import clustered_mean, paired_difference
 from pivotrl_jax.evaluation.suites import greedy, spread
 from pivotrl_jax.models import Params
 from pivotrl_jax.sampling import SamplingSettings
 from pivotrl_jax.text import Clip, RenderSettings
 from pivotrl_jax.training import Play
+
+TaskScores = Mapping[tuple[str, str], float]  # by group and task
 
 SCHEMA = pa.schema(
     {
@@ -104,9 +106,43 @@ def episode_scores(table: pa.Table, seed: int) -> dict[str, Any]:
     }
 
 
+def episode_changes(after: pa.Table, before: pa.Table, seed: int) -> dict[str, Any]:
+    """By mode: after - before of the win rate with its interval, paired by task."""
+    new, old = by_task(after, won), by_task(before, won)
+    return {mode: _change(own, old[mode], seed) for mode, own in new.items() if mode in old}
+
+
+def _change(after: TaskScores, before: TaskScores, seed: int) -> dict[str, Any]:
+    tasks = [task for task in after if task in before]
+    found = paired_difference(
+        [after[task] for task in tasks],
+        [before[task] for task in tasks],
+        [group for group, _ in tasks],
+        seed,
+    )
+    return dataclasses.asdict(found)
+
+
+def by_task(table: pa.Table, worth: Callable[[float], float]) -> dict[str, TaskScores]:
+    """By mode, the mean over each task's episodes of what their scores are `worth`."""
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for row in table.to_pylist():
+        own = found.setdefault(row["mode"], {})
+        own.setdefault((row["group"], row["task"]), []).append(worth(row["score"]))
+    return {
+        mode: {task: float(np.mean(each)) for task, each in own.items()}
+        for mode, own in found.items()
+    }
+
+
+def won(score: float) -> float:
+    """What counts in a win rate."""
+    return float(score == 1)
+
+
 def _scores(table: pa.Table, seed: int) -> dict[str, Any]:
     scores, groups = table["score"].to_pylist(), table["group"].to_pylist()
-    wins = clustered_mean([float(score == 1) for score in scores], groups, seed)
+    wins = clustered_mean([won(score) for score in scores], groups, seed)
     moves = sum(table["turns"].to_pylist())
     endings = table["ending"].to_pylist()
     return {

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from experiments.candidates import Corpus
 from experiments.context import EVALUATE, Run, key_of, write_json
-from experiments.episodes import episode_scores, evaluation_episodes
+from experiments.episodes import episode_changes, episode_scores, evaluation_episodes
 from experiments.progress import Progress
 from experiments.rollout_stages import of_domain, profile_stage, select_by_domain, selected
 from pivotrl_jax.evaluation import heldout_difference, heldout_reward, perplexity, read_texts
@@ -21,10 +21,12 @@ from pivotrl_jax.evaluation.suites import (
     PROCEDURES,
     Question,
     accuracy,
+    accuracy_change,
     carried_questions,
     evaluate_suites,
     greedy,
     mean_accuracy,
+    mean_change,
     reasoning_questions,
 )
 from pivotrl_jax.models import Params
@@ -113,7 +115,7 @@ def summarise(run: Run, tables: Mapping[str, pa.Table], heldout_profile: pa.Tabl
 
     Held-out pivots are chosen by a profile of their own, not by the samples that are scored here:
     choosing and scoring with the same draws would flatter or punish whoever drew them. Without a
-    profile none are chosen.
+    profile none are chosen. Whole episodes and answers follow, where there are any.
     """
     chosen = _chosen(run, heldout_profile, next(iter(tables.values())))
     directory = run.workdir / "evaluate"
@@ -130,11 +132,23 @@ def summarise(run: Run, tables: Mapping[str, pa.Table], heldout_profile: pa.Tabl
             "truncated_share": float(np.mean(store["truncated"].to_numpy())),
             "error_share": float(np.mean(store["error"].is_valid().to_numpy())),
         }
-        for name, score in (("episodes", episode_scores), ("suites", _suite_scores)):
-            path = directory / f"{policy}_{name}.parquet"
-            if path.exists():
-                scores[name] = score(pq.read_table(path), run.settings.seed)
+        for name in PLAYED:
+            add_played(scores, directory, name, run.settings.seed)
         write_json(directory / f"{policy}.json", scores)
+
+
+def add_played(scores: dict[str, Any], directory: Path, name: str, seed: int) -> None:
+    """Scores of episodes or suites, and what changed from every other policy, paired."""
+    paths = {
+        who: directory / f"{who}_{name}.parquet" for who in (scores["policy"], *scores["against"])
+    }
+    tables = {who: pq.read_table(path) for who, path in paths.items() if path.exists()}
+    own = tables.pop(scores["policy"], None)
+    if own is not None:
+        score, change = PLAYED[name]
+        scores[name] = score(own, seed)
+        for other, table in tables.items():
+            scores["against"][other][name] = change(own, table, seed)
 
 
 def _chosen(run: Run, profile: pa.Table | None, evaluated: pa.Table) -> pa.Table:
@@ -148,6 +162,22 @@ def _suite_scores(table: pa.Table, seed: int) -> dict[str, Any]:
     """Accuracy of every suite, and their mean, with intervals."""
     found = {**accuracy(table, seed), "mean": mean_accuracy(table, seed)}
     return {name: dataclasses.asdict(interval) for name, interval in found.items()}
+
+
+def _suite_changes(after: pa.Table, before: pa.Table, seed: int) -> dict[str, Any]:
+    """After - before of every suite's accuracy, and of their mean, with intervals."""
+    found = {
+        **accuracy_change(after, before, seed),
+        "mean": mean_change(after, before, seed),
+    }
+    return {name: dataclasses.asdict(interval) for name, interval in found.items()}
+
+
+# How files of episodes and of answers are scored, and what changed between two.
+PLAYED = {
+    "episodes": (episode_scores, episode_changes),
+    "suites": (_suite_scores, _suite_changes),
+}
 
 
 def _compared(

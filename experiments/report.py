@@ -4,18 +4,18 @@ import argparse
 import base64
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from experiments import (
     report_browser,
     report_domains,
     report_figures,
+    report_page,
+    report_play,
     report_reasons,
     report_sections,
     report_verdict,
@@ -24,35 +24,23 @@ from experiments.report_data import POLICIES, Artifacts, load
 from experiments.report_markdown import markdown
 from pivotrl_jax.errors import UserError
 
-ASSETS = Path(__file__).parent / "report_assets"
-
 
 def write(workdir: Path) -> Path:
     """Write `workdir`/report.html from whatever stages are done and return its path.
 
     Raises UserError if `workdir` is not a work directory or one of its files is damaged.
     """
-    page = render(load(workdir))
     path = workdir / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    report_page.save(path, render(load(workdir)))
     return path
 
 
 def render(run: Artifacts) -> str:
     """The page. Model output reaches it only as escaped text or as JSON that is never HTML."""
-    script = (ASSETS / "page.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    script = report_page.asset("page.js")
     browser = report_browser.payload(run)
-    return environment.get_template("page.html.j2").render(
-        style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
+    return report_page.page(
+        "page.html.j2",
         script=Markup(script),
         # The browser runs this one script and no other, whatever a model has written.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -87,6 +75,10 @@ def _content(run: Artifacts) -> dict[str, Any]:
         "policy_names": [POLICIES[name] for name in run.policies],
         "policies": report_sections.policy_rows(run),
         "rewards": report_figures.reward_figures(run),
+        "episode_head": report_play.EPISODE_HEAD,
+        "episodes": report_play.episode_rows(run),
+        "wins": report_play.win_figures(run),
+        "suites": report_play.suite_rows(run),
         "retention": report_sections.retention_rows(run),
         "domain_head": report_domains.domain_head(run),
         "domains": report_domains.domain_rows(run),

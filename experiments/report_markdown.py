@@ -1,9 +1,11 @@
 """The headline tables of a run as Markdown, for a README or an issue."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.report_data import POLICIES, Artifacts, Row, silent
 from experiments.report_domains import domain_head, domain_rows
+from experiments.report_play import EPISODE_HEAD, episode_rows, suite_rows
 from experiments.report_reasons import reason_rows
 from experiments.report_sections import timing_rows, total_time
 from experiments.report_verdict import sentences
@@ -12,7 +14,8 @@ from experiments.report_verdict import sentences
 def markdown(run: Artifacts) -> str:
     """Policies, candidates and stages; what was not measured is a dash."""
     said = " ".join(sentences(run.policies))
-    parts = [_policies(run), said, _domains(run), _candidates(run), _reasons(run), _stages(run)]
+    parts = [_policies(run), _episodes(run), _suites(run), said, _domains(run), _candidates(run),
+             _reasons(run), _stages(run)]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -32,7 +35,7 @@ def _policies(run: Artifacts) -> str:
         ]
         for name, policy in run.policies.items()
     ]
-    return _table([*head, *(f"perplexity {name}" for name in sets)], rows)
+    return table([*head, *(f"perplexity {name}" for name in sets)], rows)
 
 
 def _interval(entry: Row) -> str:
@@ -42,13 +45,24 @@ def _interval(entry: Row) -> str:
     return f"{entry['mean']:.3f}{bounds}"
 
 
+def _episodes(run: Artifacts) -> str:
+    rows = episode_rows(run)
+    return table(EPISODE_HEAD, rows) if rows else ""
+
+
+def _suites(run: Artifacts) -> str:
+    head = ["Out of domain", *(POLICIES[name] for name in run.policies)]
+    rows = [[name, *cells] for name, cells in suite_rows(run)]
+    return table(head, rows) if rows else ""
+
+
 def _domains(run: Artifacts) -> str:
     rows = [
         [row["name"], row["candidates"], row["silent"], row["pivots"], *row["rewards"],
          row["change"]]
         for row in domain_rows(run)
     ]  # fmt: skip
-    return _table(domain_head(run), rows) if rows else ""
+    return table(domain_head(run), rows) if rows else ""
 
 
 def _candidates(run: Artifacts) -> str:
@@ -65,13 +79,13 @@ def _candidates(run: Artifacts) -> str:
         ["pivots kept", str(run.select_audit["selected"])],
         ["updates on them", str(len(run.train))],
     ]
-    return _table(["", "count"], rows)
+    return table(["", "count"], rows)
 
 
 def _reasons(run: Artifacts) -> str:
     rows = [list(row.values()) for row in reason_rows(run)]
     head = ["what the verifier said of the profiled samples", "accepted", "rejected", "no verdict"]
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _sharing(audit: Row) -> str:
@@ -81,11 +95,12 @@ def _sharing(audit: Row) -> str:
 
 def _stages(run: Artifacts) -> str:
     rows = [[row["stage"], row["time"], row["memory"]] for row in timing_rows(run)]
-    return _table(["stage", "time", "peak memory so far"], [*rows, ["all", total_time(run), ""]])
+    return table(["stage", "time", "peak memory so far"], [*rows, ["all", total_time(run), ""]])
 
 
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of Markdown."""
+    lines: list[Sequence[Any]] = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 

@@ -1,6 +1,8 @@
 """What the numbers allow one to say, in one sentence each."""
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from experiments.report_data import POLICIES
@@ -10,20 +12,37 @@ Policies = dict[str, dict[str, Any]]
 
 
 def sentences(policies: Policies) -> list[str]:
-    """PivotRL against SFT (or base), SFT against base, retention: as far as they were measured."""
-    measured = [name for name, policy in policies.items() if _has_reward(policy)]
-    comparisons = [("pivotrl", "sft"), ("sft", "base")]
-    if "sft" not in measured:
-        comparisons = [("pivotrl", "base")]
-    found = [
-        _comparison(policies, after, before)
-        for after, before in comparisons
-        if after in measured and before in measured
+    """Each policy against the one before it, the last ones first: win rates, held-out rewards, and
+    then retention, as far as they were measured."""
+    played = [
+        _win_rates(after, before, changes)
+        for after, before in _steps(list(policies))
+        if (changes := policies[after].get("against", {}).get(before, {}).get("episodes"))
     ]
-    if "pivotrl" not in measured:
+    measured = [name for name, policy in policies.items() if _has_reward(policy)]
+    rewarded = [_comparison(policies, after, before) for after, before in _steps(measured)]
+    found = played + rewarded + _retention(policies)
+    if not {"pivotrl", "end_to_end"} & set(measured):
         found.insert(0, "PivotRL has not been evaluated in this work directory yet.")
     # A line may not break between a number and its per cent sign.
-    return [text.replace(" %", "\N{NO-BREAK SPACE}%") for text in found + _retention(policies)]
+    return [text.replace(" %", "\N{NO-BREAK SPACE}%") for text in found]
+
+
+def _steps(there: Sequence[str]) -> list[tuple[str, str]]:
+    """Policies with the one before each, the last ones first."""
+    ordered = [name for name in POLICIES if name in there]
+    return [(after, before) for before, after in reversed(list(pairwise(ordered)))]
+
+
+def _win_rates(after: str, before: str, changes: dict[str, dict[str, Any]]) -> str:
+    told = " and by ".join(
+        f"{signed(change.mean)} {bounds(change)} {mode} ({_judgement(change)})"
+        for mode, change in ((mode, interval(entry)) for mode, entry in changes.items())
+    )
+    return (
+        f"{POLICIES[after]} changed the win rate against {POLICIES[before]} by {told}; "
+        "tasks are paired."
+    )
 
 
 def difference(policies: Policies, after: str, before: str) -> tuple[Interval, bool]:
@@ -99,10 +118,25 @@ def bounds(entry: Interval) -> str:
 
 
 def _retention(policies: Policies) -> list[str]:
-    """The out-of-domain set on which the last policy moved most."""
-    name = next((name for name in ("pivotrl", "sft") if name in policies), None)
+    """What the last policy lost: answers to questions or, where none were asked, perplexity."""
+    name = next((name for name in reversed(POLICIES) if name in policies and name != "base"), None)
     if name is None:
         return []
+    suites = policies[name].get("against", {}).get("base", {}).get("suites")
+    return [_answers(name, suites)] if suites else _perplexity(policies, name)
+
+
+def _answers(name: str, suites: dict[str, Any]) -> str:
+    change = interval(suites["mean"])
+    return (
+        f"Retention: {POLICIES[name]} changed out-of-domain accuracy by {signed(change.mean)} "
+        f"{bounds(change)} against Base: {_judgement(change)} (mean of {len(suites) - 1} suites, "
+        "paired by question)."
+    )
+
+
+def _perplexity(policies: Policies, name: str) -> list[str]:
+    """The out-of-domain set on which the policy moved most."""
     changes = {
         text_set: change
         for text_set in policies[name].get("perplexity", {})

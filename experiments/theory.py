@@ -18,14 +18,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jinja2
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
-from markupsafe import Markup
 
-from experiments import charts
+from experiments import charts, report_page
 from experiments.context import write_json
-from experiments.report import ASSETS
 from experiments.report_figures import Figure
 from kernels.grpo import AdvantageSettings, Groups, ScoredTokens, grpo
 from pivotrl_jax.objectives import Normalisation, PolicySettings
@@ -288,14 +285,7 @@ def _odds_figure(ends: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("theory.html.j2").render(
-        style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
-        figures=figures(found),
-        misses=misses(found),
-    )
+    return report_page.page("theory.html.j2", figures=figures(found), misses=misses(found))
 
 
 def main() -> None:

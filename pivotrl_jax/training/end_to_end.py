@@ -130,6 +130,7 @@ def episode_metrics(played: Sequence[Played]) -> dict[str, float]:
     }
     return endings | {
         "score_mean": mean([episode.score for episode in played]),
+        "win_rate": mean([episode.score == 1 for episode in played]),
         "episode_turns": len(moves) / len(played),
         "episode_tokens": mean([len(episode.tokens) for episode in played]),
         "rollout_turns": len(moves),

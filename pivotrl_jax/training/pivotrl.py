@@ -187,13 +187,15 @@ def statistics_of(
 def reward_metrics(
     rewards_PK: Float[np.ndarray, "P K"], valid_PK: Bool[np.ndarray, "P K"], stats: GroupStats
 ) -> dict[str, float]:
-    """Of the valid samples mean and deviation, and how many groups are mixed; NaN of nothing."""
+    """Of the valid samples mean and deviation, of the groups their mean deviation and how many are
+    mixed; NaN of nothing."""
     kept, nan = rewards_PK[valid_PK], float("nan")
-    mixed = np.asarray(stats.variance_P)[np.asarray(stats.count_P) > 1] > 0
+    variance = np.asarray(stats.variance_P)[np.asarray(stats.count_P) > 1]
     return {
         "reward_mean": float(kept.mean()) if kept.size else nan,
         "reward_std": float(kept.std()) if kept.size else nan,
-        "mixed_share": float(mixed.mean()) if mixed.size else nan,
+        "group_std": float(np.sqrt(variance).mean()) if variance.size else nan,
+        "mixed_share": float((variance > 0).mean()) if variance.size else nan,
     }
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from experiments import episodes
 from pivotrl_jax.models import huggingface, init
 from pivotrl_jax.models.presets import shrink
 from pivotrl_jax.models.pretrained import DEFAULT, resolve
@@ -224,6 +226,50 @@ def write_run(workdir: Path, candidates: int = 60, steps: int = 50) -> list[dict
     ]
     write_lines(workdir / "timing.jsonl", timing)
     return tables
+
+
+def write_played(
+    path: Path,
+    policy: str,
+    wins: dict[str, list[int]],
+    answers: dict[str, int],
+    sampled: dict[str, list[int]] | None = None,
+) -> None:
+    """A finished run of a study with these greedy (and sampled) wins of groups' tasks, and answers
+    to questions, whose suite is their first letter."""
+    evaluate = path / "evaluate"
+    blank = dict.fromkeys(("turns", "tokens", "malformed", "invalid", "sample"), 1)
+    rows = [
+        {**blank, "task": f"{group}{i}", "group": group, "mode": mode, "ending": "done",
+         "score": float(won)}
+        for mode, played in (("greedy", wins), ("sampled", sampled or {}))
+        for group, own in played.items()
+        for i, won in enumerate(own)
+    ]  # fmt: skip
+    evaluate.mkdir(parents=True)
+    table = pa.Table.from_pylist(rows, episodes.SCHEMA)
+    pq.write_table(table, evaluate / f"{policy}_episodes.parquet")
+    asked = [{"suite": q[0], "question_id": q, "score": float(s)} for q, s in answers.items()]
+    if asked:
+        write_table(evaluate / f"{policy}_suites.parquet", asked)
+    scores = {"heldout": {"mean": 0.5}, "episodes": episodes.episode_scores(table, 0)}
+    write_json(evaluate / f"{policy}.json", scores)
+    stages = {"profile": 3.0, "train": 7.0, "evaluate_base": 99.0}
+    write_lines(
+        path / "timing.jsonl",
+        [{"stage": name, "seconds": n, "tokens": 50} for name, n in stages.items()],
+    )
+    config = {
+        "train": {"samples": 8}, "objective": {"kl_coef": 0.001}, "profile": {"samples_from": None},
+    }  # fmt: skip
+    described = {"parameters": 1000, "multiplied": {"body": 1000, "head": 10}}
+    write_json(path / "config.json", {"config": config} | described)
+    write_json(path / "done/summary", {})
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., None]:
+    return write_played
 
 
 @pytest.fixture

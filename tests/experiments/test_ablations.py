@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import ablations, arms, episodes, study_summary, textworld
+from experiments import ablations, arms, episodes, evaluate_stages, study_summary, textworld
 from experiments.config import to_config
 from experiments.context import Run
 from experiments.settings import Settings
@@ -82,33 +82,7 @@ def test_the_base_is_evaluated_once(tmp_path):
     assert (run.workdir / "evaluate/base_suites.parquet").read_text() == "own"
 
 
-def play(path: Path, policy: str, wins: dict[str, list[int]], answers: dict[str, int]) -> None:
-    """A finished run with these greedy wins of two groups' tasks, and answers to questions."""
-    evaluate = path / "evaluate"
-    evaluate.mkdir(parents=True)
-    blank = dict.fromkeys(("turns", "tokens", "malformed", "invalid", "sample"), 1)
-    rows = [
-        {**blank, "task": f"{group}{i}", "group": group, "mode": "greedy", "ending": "done",
-         "score": float(won)}
-        for group, own in wins.items()
-        for i, won in enumerate(own)
-    ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, episodes.SCHEMA)
-    pq.write_table(table, evaluate / f"{policy}_episodes.parquet")
-    asked = [{"suite": q[0], "question_id": q, "score": float(s)} for q, s in answers.items()]
-    pq.write_table(pa.Table.from_pylist(asked), evaluate / f"{policy}_suites.parquet")
-    scores = {"heldout": {"mean": 0.5}, "episodes": episodes.episode_scores(table, 0)}
-    (evaluate / f"{policy}.json").write_text(json.dumps(scores))
-    config = {"train": {"samples": 8}, "objective": {"kl_coef": 0.001}}
-    (path / "config.json").write_text(json.dumps({"config": config, "parameters": 1000}))
-    stages = {"train": 7.0, "evaluate_base": 99.0}
-    lines = [{"stage": name, "seconds": n, "tokens": 50} for name, n in stages.items()]
-    (path / "timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (path / "done").mkdir()
-    (path / "done/summary").touch()
-
-
-def test_figures_are_means_over_seeds_and_paired_changes(tmp_path):
+def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):
     both = {"base": arms.ARMS[0], "pivotrl": arms.ARMS[2]}
     for seed in range(2):
         wins = {"a": [1 - seed, 0], "b": [0]}
@@ -126,21 +100,73 @@ def test_figures_are_means_over_seeds_and_paired_changes(tmp_path):
     assert measured["in_domain/greedy"]["change"]["mean"] == pytest.approx((0.75 + 0.5) / 2)
     assert measured["ood"]["mean"]["mean"] == 1
     assert measured["ood"]["change"]["mean"] == pytest.approx(0.5)
+    below = found["base"]["means"]["in_domain/greedy"]["below_pivotrl"]
+    assert below["mean"] == pytest.approx((0.75 + 0.5) / 2)
+    assert measured["in_domain/greedy"]["below_pivotrl"]["mean"] == 0
+    assert [measured[f"ood/{s}"]["change"]["mean"] for s in "xy"] == [0, 1]
     own = found["pivotrl"]["seeds"]["1"]
     assert own["in_domain"] == {"greedy": pytest.approx(1.0)}
     assert own["turns"] == {"profile": 0, "training": 2 * 4 * 8}
     assert own["flops"] == 8 * 200 * 1000
-    assert own["seconds"] == 7
+    assert own["seconds"] == 3 + 7
     assert list(found["base"]["seeds"]) == ["0", "1"]
-    assert "| PivotRL | 0.750 (+0.625" in study_summary.table(found)
+
+
+BLANK = {"task": "t", "sample": 0, "turns": 2, "tokens": 6, "malformed": 1, "invalid": 0}
+
+
+def test_only_seeds_that_both_have_are_held_against_each_other(tmp_path, play):
+    """Of PivotRL seed 1 is still to come, in which Base wins everything, and of SFT seed 0."""
+    play(tmp_path / "base/0", "base", {"a": [0]}, {})
+    play(tmp_path / "base/1", "base", {"a": [1]}, {})
+    play(tmp_path / "pivotrl/0", "pivotrl", {"a": [1]}, {})
+    play(tmp_path / "sft/1", "sft", {"a": [0]}, {})
+    found = study_summary.summary(tmp_path, arms.ARMS[:3], 2)
+    sft = found["sft"]["means"]["in_domain/greedy"]
+    assert sft["below_pivotrl"] is None
+    assert sft["change"]["mean"] == -1
+    assert found["base"]["means"]["in_domain/greedy"]["mean"]["mean"] == 0.5
+    assert found["base"]["means"]["in_domain/greedy"]["below_pivotrl"]["mean"] == 1
+    assert found["pivotrl"]["means"]["in_domain/greedy"]["change"]["mean"] == 1
+    assert "ood" not in found["base"]["means"]
+
+
+def episodes_table(played: list[tuple[str, str, str, float]]) -> pa.Table:
+    names = ("task", "group", "mode", "score")
+    rows = [BLANK | {"ending": "done"} | dict(zip(names, each, strict=True)) for each in played]
+    return pa.Table.from_pylist(rows, episodes.SCHEMA)
+
+
+def test_a_change_of_the_win_rate_is_paired_by_task(tmp_path):
+    """Two episodes of each task; the second task, and what is not won outright, is no win."""
+    before = [("1", "a", "sampled", 1.0), ("1", "a", "sampled", 0.0), ("2", "b", "sampled", 0.5)]
+    after = [("2", "b", "sampled", 1.0), ("1", "a", "sampled", 1.0), ("1", "a", "sampled", 1.0)]
+    after.append(("1", "a", "greedy", 1.0))
+    found = episodes.episode_changes(episodes_table(after), episodes_table(before), 0)
+    assert found == {"sampled": {"mean": 0.75, "low": 0.5, "high": 1.0}}
+
+
+def test_scores_hold_what_changed_from_every_policy_that_played(tmp_path):
+    for policy, score in (("base", 0.0), ("sft", 1.0)):
+        table = episodes_table([("1", "a", "greedy", score), ("2", "b", "greedy", score)])
+        pq.write_table(table, tmp_path / f"{policy}_episodes.parquet")
+    for policy, change in (("sft", 1.0), ("base", -1.0)):
+        (other,) = {"base", "sft"} - {policy}
+        scores = {"policy": policy, "against": {other: {"heldout": 1}, "pivotrl": {}}}
+        evaluate_stages.add_played(scores, tmp_path, "episodes", 0)
+        evaluate_stages.add_played(scores, tmp_path, "suites", 0)
+        assert scores["episodes"]["greedy"]["win_rate"]["mean"] == (change + 1) / 2
+        assert scores["against"][other]["heldout"] == 1
+        assert scores["against"][other]["episodes"]["greedy"]["mean"] == change
+        assert not scores["against"]["pivotrl"]
+        assert "suites" not in scores
 
 
 def test_scores_of_episodes_by_mode():
-    blank = {"task": "t", "sample": 0, "turns": 2, "tokens": 6, "malformed": 1, "invalid": 0}
     played = [("a", "greedy", 1.0, "done"), ("b", "greedy", 0.5, "turns")]
     played += [("a", "sampled", 0.0, "done")]
     names = ("group", "mode", "score", "ending")
-    rows = [blank | dict(zip(names, each, strict=True)) for each in played]
+    rows = [BLANK | dict(zip(names, each, strict=True)) for each in played]
     found = episodes.episode_scores(pa.Table.from_pylist(rows, episodes.SCHEMA), 0)
     assert found["greedy"]["win_rate"]["mean"] == 0.5
     assert found["greedy"]["score"]["mean"] == 0.75

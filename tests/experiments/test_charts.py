@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from experiments import charts
+from experiments import chart_scale, charts
 
 
 @pytest.mark.parametrize(
@@ -12,18 +12,18 @@ from experiments import charts
     [(0, 1, [0, 0.5, 1.0]), (0.31, 0.47, [0.3, 0.35, 0.4, 0.45, 0.5]), (-3, 4, [-4, -2, 0, 2, 4])],
 )
 def test_ticks_are_round_and_enclose_the_data(low, high, expected):
-    np.testing.assert_allclose(charts.ticks(low, high), expected, atol=1e-12)
+    np.testing.assert_allclose(chart_scale.ticks(low, high), expected, atol=1e-12)
 
 
 def test_ticks_of_a_constant():
-    found = charts.ticks(2.0, 2.0)
+    found = chart_scale.ticks(2.0, 2.0)
     assert found[0] <= 2.0 < found[-1]
 
 
 def test_numbers_read_well():
-    assert charts.number(-0.1, [-0.1, 0.0]) == "−0.1"
-    assert charts.number(1500, [1000, 1500]) == "1,500"
-    assert charts.number(2e-6, [0, 1e-6]) == "2e−6"
+    assert chart_scale.number(-0.1, [-0.1, 0.0]) == "−0.1"
+    assert chart_scale.number(1500, [1000, 1500]) == "1,500"
+    assert chart_scale.number(2e-6, [0, 1e-6]) == "2e−6"
 
 
 def test_columns_are_as_high_as_their_counts():
@@ -75,3 +75,58 @@ def test_dots_stand_where_their_line_would_turn():
 def test_a_label_of_several_lines_is_told_once():
     series = [charts.Series("others", [(0, y), (1, y)], "s0") for y in (1.0, 2.0)]
     assert charts.line_chart("t", series, "step", "y").count(">others<") == 1
+
+
+def test_a_band_lies_around_its_line():
+    line = charts.Series("x", [(0, 1.0), (1, 2.0)], band=[(0.5, 1.5), (1.0, 4.0)])
+    svg = charts.line_chart("t", [line], "step", "y")
+    band, path = (
+        re.findall(r"([\d.]+) ([\d.]+)", re.search(rf'class="{style} s1" d="(.*?)"', svg)[1])
+        for style in ("band", "line")
+    )
+    assert [x for x, _ in band] == [path[0][0], path[1][0], path[1][0], path[0][0]]
+    low, lower, high, higher = (float(y) for _, y in band)
+    ys = [float(y) for _, y in path]
+    # Pixels go down. The band's highest end sets the axis, on which a unit is as long everywhere.
+    assert high == pytest.approx(charts.TOP, abs=0.1)
+    assert ys[0] - ys[1] == pytest.approx((low - higher), abs=0.15)
+    assert lower == ys[0]
+
+
+def test_names_that_do_not_fit_stand_below_the_chart():
+    def drawn(*names: str) -> tuple[float, list[float]]:
+        series = [charts.Series(name, [(0, 0.0), (1, 1.0)]) for name in names]
+        root = ET.fromstring(charts.line_chart("t", series, "step", "share"))
+        own = [float(text.get("y")) for text in root.iter("text") if text.text in names]
+        return float(root.get("viewBox").split()[-1]), own
+
+    assert drawn("a", "b") == (charts.HEIGHT, [12, 12])
+    height, (first, second) = drawn("a", "b" * 60)
+    assert charts.HEIGHT < first < second < height
+
+
+def test_the_strong_row_is_named_or_the_last():
+    rows = [("first", 0.1, 0.0, 0.2), ("a name of many letters", 0.5, 0.4, 0.6)]
+    for strong, name in ((None, 1), ("first", 0)):
+        root = ET.fromstring(charts.interval_chart("t", rows, "rate", (0, 1), strong))
+        styles = [each.get("class") for each in root.iter("circle")]
+        assert styles.index("dot s1") == name
+        assert styles.count("dot s0") == 1
+        # Nothing runs into the names, which take nothing from the axis.
+        grid = [float(each.get("x1")) for each in root.iter("line") if each.get("class") == "grid"]
+        assert min(grid) > charts.CHAR * len(rows[1][0])
+        width = float(root.get("viewBox").split()[2])
+        assert max(grid) < width
+        assert max(grid) - min(grid) == pytest.approx(charts.WIDTH - 62 - charts.RIGHT - 8)
+
+
+def test_a_chart_is_a_file_with_its_own_style():
+    chart = charts.line_chart("<t>", [charts.Series("x", [(0, 1), (1, 2)])], "step", "y")
+    root = ET.fromstring(charts.standalone(chart, ".line { fill: none; }"))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("viewBox") == f"-8 -8 {charts.WIDTH + 16} {charts.HEIGHT + 16}"
+    assert root.get("aria-label") == "<t>"
+    style, ground = list(root)[:2]
+    assert style.text == ".line { fill: none; }"
+    assert ground.get("class") == "ground"
+    assert len(root) == 2 + len(ET.fromstring(chart))

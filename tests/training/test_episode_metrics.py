@@ -1,4 +1,4 @@
-"""What an episode is worth to its group, and what a step tells of its episodes."""
+"""What an episode is worth to its group, and what a step tells of its episodes and rewards."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.sampling import SamplingSettings
 from pivotrl_jax.training import EndToEndSettings
 from pivotrl_jax.training.end_to_end import episode_metrics, outcomes
+from pivotrl_jax.training.pivotrl import reward_metrics, statistics_of
 
 TASK = Task("task", "group", "train")
 
@@ -52,6 +53,7 @@ def test_metrics_are_of_all_episodes():
         "ending/tokens": 0.25,
         "ending/truncated": 0.25,
         "score_mean": 0.5625,
+        "win_rate": 0.25,
         "episode_turns": 1.25,
         "episode_tokens": 8.0,
         "rollout_turns": 5,
@@ -59,6 +61,23 @@ def test_metrics_are_of_all_episodes():
         "malformed_share": 0.2,
         "invalid_share": 0.4,
     }
+
+
+def test_deviations_of_a_batch_and_within_its_groups():
+    """Two groups that agree with themselves, and not with each other; one that is mixed."""
+    rewards_PK = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 1], [1, 1, 1]], np.float32)
+    valid_PK = np.array([[True, True, False], [True] * 3, [True] * 3, [True, False, False]])
+    found = reward_metrics(rewards_PK, valid_PK, statistics_of(rewards_PK, valid_PK))
+    assert found == {
+        "reward_mean": pytest.approx(5 / 9),
+        "reward_std": pytest.approx(np.sqrt(20) / 9),
+        # The fourth group is one sample, and none in this.
+        "group_std": pytest.approx(np.sqrt(2) / 9),
+        "mixed_share": pytest.approx(1 / 3),
+    }
+    none_PK = np.zeros_like(valid_PK)
+    nothing = reward_metrics(rewards_PK, none_PK, statistics_of(rewards_PK, none_PK))
+    assert np.isnan([nothing["reward_mean"], nothing["group_std"], nothing["mixed_share"]]).all()
 
 
 def test_sampling_that_truncates_is_refused():
