@@ -97,31 +97,30 @@ def pod() -> Settings:
 
 
 def study() -> Settings:
-    """The arm "PivotRL" of four that fit two hours of two cores.
+    """The arm "PivotRL" of four, with sizes for two hours of two cores.
 
-    The policy as published sends no command that runs, so that no turn of its would be mixed: one
-    epoch of SFT comes before the profile. 240 sessions, actions of 64 tokens and dialogues of 768
-    are what the time allows; 25 updates see each of about 200 pivots once. Held-out turns are of
-    databases that are trained on; the episodes are of those that nobody saw.
-
-    SVAMP and GSM8K are left out, as the policy as published answers none of them.
+    The policy as published has no mixed turn at all, so that one epoch of SFT comes before every
+    profile. 200 sessions, actions of 64 tokens and dialogues of 768 are what the time allows; 20
+    updates take 160 pivots, about as many as there are. Held-out turns are about databases that are
+    trained on, episodes about others. Of the question sets SVAMP and GSM8K are left out, of which
+    the policy as published answers nothing.
     """
     base = laptop()
     sampling = replace(base.profile.sampling, max_tokens=64)
     return replace(
         base,
         preset="study",
-        data=DataSettings(path=str(EXPERT), limit=240, heldout_share=0.1),
+        data=DataSettings(path=str(EXPERT), limit=200, heldout_share=0.1),
         text=replace(base.text, trunk_tokens=768),
         engine=EngineSettings(rows=24, slots=192, row_multiple=256),
         sft=replace(base.sft, epochs=1, save_every=50),
         profile=replace(base.profile, samples=8, sampling=sampling),
         train=replace(
             base.train,
-            steps=25,
+            steps=20,
             rows=4,
             pivots_per_row=2,
-            save_every=25,
+            save_every=20,
             sampling=sampling,
             optimizer=replace(base.train.optimizer, warmup_steps=2),
         ),
@@ -129,7 +128,7 @@ def study() -> Settings:
         environment=EnvironmentSettings(
             name="sql", games=str(QUESTIONS), tasks=32, samples=1, turns=6
         ),
-        suites=SuiteSettings(names=("ifeval", "mmlu"), questions=48, max_tokens=128),
+        suites=SuiteSettings(names=("ifeval", "mmlu"), questions=32, max_tokens=128),
     )
 
 
@@ -156,7 +155,7 @@ STUDY = Study(
     prepare,
     (
         arm("base", "Base", tuned=None, sft__epochs=0, train__steps=0),
-        # About as long as the other arms' one epoch, profile and updates.
+        # To take about as long as one epoch, a profile and updates do in the arms below.
         arm("sft", "SFT", tuned=SFT_RATE, sft__epochs=4, train__steps=0),
         arm("pivotrl", "PivotRL"),
         arm("no_filter", "random turns", "pivotrl", selection__criterion="random"),

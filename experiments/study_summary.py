@@ -58,7 +58,7 @@ def figures(run: Path) -> Row:
 
     `turns` are sampled actions and `tokens` their tokens, those of profiles apart; `flops` as
     `experiments.flops` counts them, and `seconds` of the stages that made the policy. Evaluation
-    is in none of them.
+    is in none of them; samples that were taken from another run are in all.
     """
     evaluated = json.loads((run / "evaluate" / f"{_policy(run)}.json").read_text())
     episodes, suites = evaluated.get("episodes", {}), evaluated.get("suites", {})
@@ -90,7 +90,6 @@ def _added(run: Path, metric: str) -> int:
 
 
 def _seconds(run: Path) -> float:
-    """Samples that were taken from another run took their time there."""
     source = json.loads((run / "config.json").read_text())["config"]["profile"]["samples_from"]
     drawn = _timed(Path(source), ("profile",)) if source else 0.0
     return _timed(run, TRAINING) + drawn

@@ -30,7 +30,8 @@ class TrainSettings:
     `malformed_penalty` replaces the advantage of unparsable actions (None: off). `curriculum` says
     which pivots a step takes: each once an epoch, or, "online", those whose samples so far promise
     mixed outcomes (`pivots.online`). `sft_coef` weighs the supervised loss of the experts' actions
-    at the same turns, a mean over their tokens, against the objective.
+    at a step's pivots, a mean over their tokens, against the objective; their other turns stay out,
+    so that nothing is learnt from that has not been selected.
     """
 
     steps: int = 100

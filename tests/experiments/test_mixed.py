@@ -107,6 +107,8 @@ def test_steps_tell_what_they_sampled_and_which_expert_turns_they_learnt(workdir
         assert ROWS * min(lengths) <= line["expert_tokens"] <= ROWS * max(lengths)
         assert line["expert_tokens"] < line["prefill_tokens"] < 384 * ROWS
         assert 0 < line["sft_accuracy"] < 0.1 < 10 < line["sft_loss"] < 12
+        # Every sample is malformed, and the penalty is the advantage of them all.
+        assert line["loss"] == pytest.approx(1 + 0.1 * line["sft_loss"], abs=0.01)
 
 
 def test_the_cost_of_a_run_adds_up(workdir: Path) -> None:
