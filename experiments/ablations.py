@@ -2,13 +2,19 @@
 
     python -m experiments.ablations --config=experiments/textworld.py --seeds=3
     python -m experiments.ablations --config=experiments/textworld.py:quick --arms=base,sft,pivotrl
+    python -m experiments.ablations --config=experiments/textworld.py --tune
 
 Arms and seeds are runs of `experiments.run`, in folders ARM/SEED of the work directory, and resume
 like them: what is done is not done again. Overrides on the command line hold for every arm. What
 they measured is in summary.json, study.md and study.html of the work directory.
+
+`--tune` chooses learning rates before all that: as many trials for every arm, with seed 0 and in
+tune/ of the work directory, are compared by episodes of validation tasks. It leaves tuned.json,
+and the arms of later commands take their rates from there.
 """
 
 import copy
+import functools
 import importlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,13 +32,15 @@ from experiments.context import Run, open_run, write_json
 from experiments.memory import use_huge_pages
 from experiments.run import CONFIG, WORKDIR, friendly, train_and_evaluate
 from experiments.settings import Settings
-from experiments.study_summary import summary
+from experiments.study_summary import choices, summary
+from experiments.tune import VALIDATION, choice, trials, tuned, with_overrides
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.parallel import make_mesh
 
 SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds of every arm.", lower_bound=1)
 CHOSEN = flags.DEFINE_list("arms", None, "These arms only; by default all of the study's.")
+TUNE = flags.DEFINE_bool("tune", False, "Choose the arms' learning rates, and do nothing else.")
 
 
 def study_of(file: str) -> Study:
@@ -95,16 +103,49 @@ def take_base(run: Run, other: Path) -> None:
             shutil.copy2(file, target)
 
 
+def tune(config: Any, study: Study, arms: Sequence[Arm], workdir: Path) -> None:
+    """Runs every arm's trials and writes what they chose to tuned.json, arm by arm."""
+    first, found = with_overrides(arms[0], VALIDATION), choices(workdir)
+    run_arm(config, first, first, 0, workdir / "tune")
+    for arm in arms:
+        if arm.tuned is None:
+            continue
+        settings = settings_of(config, arm, 0, workdir)
+        configured = functools.reduce(getattr, arm.tuned.split("."), settings)
+        own = trials(arm, study.factors, configured)
+        for trial in own:
+            print(f"== {arm.title}, {arm.tuned} {trial.overrides[arm.tuned]:g}", flush=True)
+            run_arm(config, trial, first, 0, workdir / "tune")
+        found[arm.name] = choice(own, workdir / "tune")
+        write_json(workdir / "tuned.json", found)
+        print(f"== {arm.title}: {found[arm.name]['chosen']:g}", flush=True)
+
+
+def require_episodes(settings: Settings, file: str) -> None:
+    """UserError for a preset that a study cannot measure arms with."""
+    if not settings.environment.name:
+        raise UserError(
+            f"preset {settings.preset!r} plays no episodes, which a study compares its arms by; "
+            f"use --config={file}:study"
+        )
+
+
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
-    config, study = CONFIG.value, study_of(get_config_filename(flags.FLAGS["config"]))
+    file = get_config_filename(flags.FLAGS["config"])
+    config, study = CONFIG.value, study_of(file)
     settings = from_config(Settings, config)
+    require_episodes(settings, file)
     workdir = Path(WORKDIR.value or f"runs/study-{settings.name}-{settings.preset}")
     jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
     arms = chosen(study.arms, CHOSEN.value)
     mesh = make_mesh(settings.mesh)
     with jax.set_mesh(mesh):
         study.prepare(mesh)
+    if TUNE.value:
+        tune(config, study, arms, workdir)
+        return
+    arms = tuned(arms, choices(workdir))
     for arm, seed in runs(arms, SEEDS.value):
         print(f"== {arm.title}, seed {seed}", flush=True)
         run_arm(config, arm, arms[0], seed, workdir)

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """`overrides` by their path below `config`.
+    """`overrides` by their path below `config`; `tuned` is the path of the learning rate that
+    trials choose (None: nothing to choose).
 
     An arm `like` another one profiles the same policy at the same candidates: it takes that one's
     samples instead of drawing them again.
@@ -20,44 +21,68 @@ class Arm:
     title: str
     overrides: Mapping[str, Any]
     like: str | None = None
+    tuned: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
     """`prepare` makes what the configuration reads, unless it is there; the first of `arms` trains
-    nothing."""
+    nothing.
+
+    Every other arm has one trial for each of `factors`, of its configured learning rate.
+    """
 
     prepare: Callable[[Mesh], None]
     arms: tuple[Arm, ...]
+    factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
 
 
-def _arm(name: str, title: str, like: str | None = None, **overrides: Any) -> Arm:
+SFT_RATE, PIVOT_RATE, EPISODE_RATE = (
+    f"{stage}.optimizer.learning_rate" for stage in ("sft", "train", "end_to_end")
+)
+
+
+def arm(
+    name: str,
+    title: str,
+    like: str | None = None,
+    tuned: str | None = PIVOT_RATE,
+    **overrides: Any,
+) -> Arm:
+    """Overrides as keywords, with two underscores for a dot."""
     paths = {path.replace("__", "."): value for path, value in overrides.items()}
-    return Arm(name, title, MappingProxyType(paths), like)
+    return Arm(name, title, MappingProxyType(paths), like, tuned)
 
 
 EXACT = (("exact", 1.0),)
 ARMS = (
-    _arm("base", "Base", train__steps=0),
-    _arm("sft", "SFT", train__steps=0, sft__epochs=3),
-    _arm("pivotrl", "PivotRL"),
-    _arm("no_filter", "random turns", "pivotrl", selection__criterion="random"),
-    _arm("strict", "strict match on pivots", "pivotrl", reward__updates=EXACT),
-    _arm(
+    arm("base", "Base", tuned=None, train__steps=0),
+    arm("sft", "SFT", tuned=SFT_RATE, train__steps=0, sft__epochs=3),
+    arm("pivotrl", "PivotRL"),
+    arm("no_filter", "random turns", "pivotrl", selection__criterion="random"),
+    arm("strict", "strict match on pivots", "pivotrl", reward__updates=EXACT),
+    arm(
         "neither",
         "strict match on random turns",
         "pivotrl",
         selection__criterion="random",
         reward__updates=EXACT,
     ),
-    _arm("end_to_end", "end-to-end GRPO", train__steps=0, end_to_end__steps=60),
-    _arm("reprofile", "PivotRL, profiled again", "pivotrl", reprofile__every=20),
-    _arm("online", "PivotRL, online choice", "pivotrl", train__curriculum="online"),
-    _arm(
+    arm(
+        "end_to_end",
+        "end-to-end GRPO",
+        tuned=EPISODE_RATE,
+        train__steps=0,
+        end_to_end__steps=60,
+    ),
+    arm("reprofile", "PivotRL, profiled again", "pivotrl", reprofile__every=20),
+    arm("online", "PivotRL, online choice", "pivotrl", train__curriculum="online"),
+    arm(
         "leave_one_out",
         "PivotRL, leave-one-out advantages",
         "pivotrl",
         train__normalisation="leave_one_out",
     ),
-    _arm("after_sft", "PivotRL after SFT", sft__epochs=1),
+    arm("with_sft", "PivotRL with expert turns as SFT", "pivotrl", train__sft_coef=0.1),
+    arm("after_sft", "PivotRL after SFT", sft__epochs=1),
 )

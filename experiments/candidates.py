@@ -209,6 +209,7 @@ def _row(candidate: Candidate, turn: Turn, rendered: _Rendered) -> dict[str, obj
         "task_id": trajectory.task_id,
         "turn": candidate.turn,
         "message": candidate.message,
+        "trunk": turn.trunk,
         "split": candidate.split,
         "domain": rendered.domain,
         "source": trajectory.source,

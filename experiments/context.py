@@ -17,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.domains import Domain
+from experiments.flops import multiplied
 from experiments.settings import Settings
 from pivotrl_jax.environments import Environment, InterCodeSql, TextWorldGames
 from pivotrl_jax.errors import UserError
@@ -146,6 +147,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "config": as_json(settings),
         "seed": settings.seed,
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(run.cfg))),
+        "multiplied": multiplied(run.cfg),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from experiments.arms import Arm
+from experiments.flops import flops, profiles, steps, total
 from experiments.report_data import json_lines
 from experiments.study_means import means
 
@@ -25,8 +24,10 @@ def summary(workdir: Path, arms: Sequence[Arm], seeds: int) -> Row:
 
     Intervals are bootstraps over tasks or questions, whose results are averaged over seeds first;
     `change` is against the study's first arm, paired by them, and `below_pivotrl` PivotRL's lead.
+    `tuned` are an arm's trials.
     """
     found: Row = {}
+    tried = choices(workdir)
     for arm in arms:
         runs = {seed: workdir / arm.name / str(seed) for seed in range(seeds)}
         done = {s: path for s, path in runs.items() if (path / "done" / "summary").exists()}
@@ -35,6 +36,7 @@ def summary(workdir: Path, arms: Sequence[Arm], seeds: int) -> Row:
             found[arm.name] = {
                 "title": arm.title,
                 "overrides": dict(arm.overrides),
+                "tuned": tried.get(arm.name),
                 "seeds": {str(seed): figures(path) for seed, path in done.items()},
                 "means": means(*held),
             }
@@ -48,28 +50,36 @@ def _evaluated(arm: Path, seeds: int) -> dict[int, Path]:
     return {seed: run / "evaluate" / _policy(run) for seed, run in done.items()}
 
 
+def choices(workdir: Path) -> Row:
+    """What trials chose for the arms (`tune.choice` by arm); empty where there were none."""
+    path = workdir / "tuned.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def figures(run: Path) -> Row:
     """One run: win rates, out-of-domain accuracy, and what its policy cost to make.
 
-    `turns` are sampled actions and `tokens` their tokens, those of the profile apart. `flops` are
-    6 per parameter and token of an update's rows (8 with the frozen policy's pass); sampling,
-    attention and evaluation come on top.
+    `turns` are sampled actions and `tokens` their tokens, those of profiles apart; `flops` as
+    `experiments.flops` counts them, and `seconds` of the stages that made the policy. Evaluation
+    is in none of them; samples that were taken from another run are in all.
     """
     evaluated = json.loads((run / "evaluate" / f"{_policy(run)}.json").read_text())
     episodes, suites = evaluated.get("episodes", {}), evaluated.get("suites", {})
-    timing = [row for row in json_lines(run / "timing.jsonl") if row["stage"] in TRAINING]
-    tokens = {row["stage"]: row["tokens"] for row in timing}
+    sampled = profiles(run)
     return {
         "in_domain": {mode: own["win_rate"]["mean"] for mode, own in episodes.items()},
         "turn_reward": evaluated["heldout"]["mean"],
         "ood": {name: own["mean"] for name, own in suites.items()},
-        "turns": _turns(run),
-        "tokens": {
-            "profile": tokens.get("profile", 0),
-            "training": tokens.get("train", 0) + tokens.get("end_to_end", 0),
+        "turns": {
+            "profile": sum(map(len, sampled)),
+            "training": _added(run, "rollout_turns"),
         },
-        "flops": _flops(run),
-        "seconds": sum(row["seconds"] for row in timing),
+        "tokens": {
+            "profile": sum(total(samples, "length") for samples in sampled),
+            "training": _added(run, "sampled_tokens"),
+        },
+        "flops": flops(run, sampled),
+        "seconds": _seconds(run),
     }
 
 
@@ -78,25 +88,15 @@ def _policy(run: Path) -> str:
     return there[-1]
 
 
-def _turns(run: Path) -> dict[str, int]:
-    config = json.loads((run / "config.json").read_text())["config"]
-    samples = config["train"]["samples"]
-    groups = sum(row["groups"] for row in _steps(run, "train"))
-    profiled = [pq.read_metadata(file).num_rows for file in run.glob("profile*/**/*.parquet")]
-    return {
-        "profile": sum(profiled),
-        "training": int(groups * samples)
-        + int(sum(row["rollout_turns"] for row in _steps(run, "end_to_end"))),
-    }
+def _added(run: Path, metric: str) -> int:
+    return int(sum(row[metric] for stage in ("train", "end_to_end") for row in steps(run, stage)))
 
 
-def _steps(run: Path, stage: str) -> list[Row]:
-    return json_lines(run / stage / "metrics.jsonl")
+def _seconds(run: Path) -> float:
+    source = json.loads((run / "config.json").read_text())["config"]["profile"]["samples_from"]
+    drawn = _timed(Path(source), ("profile",)) if source else 0.0
+    return _timed(run, TRAINING) + drawn
 
 
-def _flops(run: Path) -> float:
-    described = json.loads((run / "config.json").read_text())
-    policy = 8 if described["config"]["objective"]["kl_coef"] else 6
-    each = {"sft": 6, "train": policy, "end_to_end": policy}
-    tokens = sum(n * row["row_tokens"] for name, n in each.items() for row in _steps(run, name))
-    return float(tokens * described["parameters"])
+def _timed(run: Path, stages: Sequence[str]) -> float:
+    return sum(row["seconds"] for row in json_lines(run / "timing.jsonl") if row["stage"] in stages)

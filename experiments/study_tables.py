@@ -120,7 +120,8 @@ def _cost(seeds: Sequence[Row]) -> list[str]:
         for what in ("turns", "tokens")
         for part in ("training", "profile")
     ]
-    flops, seconds = (float(np.mean([run[name] for run in seeds])) for name in ("flops", "seconds"))
+    flops = float(np.mean([sum(run["flops"].values()) for run in seeds]))
+    seconds = float(np.mean([run["seconds"] for run in seeds]))
     return [*counts, f"{flops:.1e}", duration(seconds)]
 
 

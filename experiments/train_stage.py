@@ -50,6 +50,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             settings.advantage,
             temperature=settings.sampling.temperature,
             remat=settings.remat,
+            sft_coef=settings.sft_coef,
         ),
         run.mesh,
     )

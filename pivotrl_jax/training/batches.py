@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from kernels.grpo import Groups
 from pivotrl_jax.environments import Played
 from pivotrl_jax.pivots import Rollouts, Row
-from pivotrl_jax.training.update import PolicyBatch, SupervisedBatch
+from pivotrl_jax.training.update import ExpertTokens, PolicyBatch, SupervisedBatch
 from pivotrl_jax.trees import Tree, balanced, build_row, round_up, stack
 
 Span = tuple[int, int]
@@ -44,14 +44,22 @@ def packed_batch(rows: Sequence[Sequence[Example]], length: int, multiple: int) 
     The lists of scored tokens are padded to a multiple of `multiple`.
     """
     tree = stack([build_row([Tree(trunk) for trunk, _ in row], length) for row in rows])
-    scored = []
-    for row in rows:
-        firsts = itertools.accumulate((len(trunk) for trunk, _ in row), initial=0)
-        spans = [(f + a, f + b) for f, (_, own) in zip(firsts, row, strict=False) for a, b in own]
-        scored.append(np.concatenate([np.arange(*span) for span in spans]))
-    width = _width([len(index) for index in scored], multiple)
-    weight = [np.ones(len(index)) for index in scored]
-    return SupervisedBatch(tree, _fill(scored, width), _fill(weight, width))
+    return SupervisedBatch(tree, *_weighed([_places(row) for row in rows], multiple))
+
+
+def _places(row: Sequence[Example]) -> Int[np.ndarray, "A"]:
+    """Where the spans of trunks that share a row lie in it."""
+    firsts = itertools.accumulate((len(trunk) for trunk, _ in row), initial=0)
+    spans = [(f + a, f + b) for f, (_, own) in zip(firsts, row, strict=False) for a, b in own]
+    return np.concatenate([np.arange(*span) for span in spans])
+
+
+def _weighed(
+    places: Sequence[np.ndarray], multiple: int
+) -> tuple[Int[np.ndarray, "R A"], Float[np.ndarray, "R A"]]:
+    """Places by row, and their weights: 1, and 0 for the padding."""
+    width = _width([len(index) for index in places], multiple)
+    return _fill(places, width), _fill([np.ones(len(index)) for index in places], width)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,12 +74,13 @@ class _Actions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
-    """One tree of a policy batch: what is scored along each of its branches, and the groups [P, K]
-    that these samples belong to."""
+    """One tree of a policy batch: what is scored along each of its branches, the groups [P, K]
+    that these samples belong to, and where on the trunk experts' actions are to be scored."""
 
     tree: Tree
     actions: Sequence[_Actions]
     groups: Groups
+    experts: Sequence[Span] = ()
 
 
 def policy_batch(
@@ -85,18 +94,20 @@ def policy_batch(
     pivots: int,
     multiple: int,
     shards: int = 1,
+    experts: bool = False,
 ) -> PolicyBatch:
     """A tree for each of `rows`: the trunk as far as it is used, and every sample of its pivots.
 
     Trees share rows as in `supervised_batch`. The tokens that a sample shares with its expert are
     trunk tokens, scored once for each sample that has them; a branch holds the rest. `rollout`
     holds the turns of `rows`, at most `pivots` of each, in their order. A sample that is not valid
-    (error, truncated) stays out.
+    (error, truncated) stays out. With `experts` the batch has the tokens of its turns' expert
+    actions, too, whatever became of the samples.
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
     groups = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
     parts = [
-        _pivots(trunks[trunk], slice(*span), rollout, groups)
+        _pivots(trunks[trunk], slice(*span), rollout, groups, experts)
         for (trunk, _), span in zip(rows, itertools.pairwise(first), strict=True)
     ]
     shared = _shared([len(part.tree.trunk) + part.tree.own for part in parts], shards)
@@ -104,7 +115,9 @@ def policy_batch(
     return _assemble(together, pivots=pivots, multiple=multiple)
 
 
-def _pivots(trunk: np.ndarray, turns: slice, rollout: Rollouts, groups: Groups) -> _Part:
+def _pivots(
+    trunk: np.ndarray, turns: slice, rollout: Rollouts, groups: Groups, experts: bool
+) -> _Part:
     """The tree of one `Row`, whose turns are number `turns` of the rollout."""
     own = jax.tree.map(lambda x: x[turns], groups)
     starts, samples = [turn.start for turn in rollout.turns[turns]], rollout.samples[turns]
@@ -114,8 +127,9 @@ def _pivots(trunk: np.ndarray, turns: slice, rollout: Rollouts, groups: Groups) 
         branches.append((start + drawn.drafted, drawn.tokens[drawn.drafted :]))
         places = start + np.arange(len(drawn.tokens))
         actions.append(_Actions(places, drawn.behaviour, i * len(samples[i]) + j))
-    end = max([*starts, *(leaf for leaf, _ in branches)])
-    return _Part(Tree(trunk[:end], branches), actions, own)
+    spans = [(turn.start, turn.end) for turn in rollout.turns[turns]] if experts else []
+    end = max([*starts, *(leaf for leaf, _ in branches), *(end for _, end in spans)])
+    return _Part(Tree(trunk[:end], branches), actions, own, spans)
 
 
 def episode_batch(
@@ -207,7 +221,16 @@ def _assemble(together: Sequence[Sequence[_Part]], *, pivots: int, multiple: int
         sample=sample,
         old_logp=logp,
         groups=jax.tree.map(lambda *x: np.stack(x), *(_groups(own, most) for own in together)),
+        experts=_experts(together, multiple),
     )
+
+
+def _experts(together: Sequence[Sequence[_Part]], multiple: int) -> ExpertTokens | None:
+    """None where no tree has any to score."""
+    if not any(part.experts for own in together for part in own):
+        return None
+    rows = [[(part.tree.trunk, part.experts) for part in own] for own in together]
+    return ExpertTokens(*_weighed([_places(row) for row in rows], multiple))
 
 
 def _shared(sizes: Sequence[int], shards: int) -> list[list[int]]:

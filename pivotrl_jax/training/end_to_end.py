@@ -120,9 +120,14 @@ def outcomes(
 def episode_metrics(played: Sequence[Played]) -> dict[str, float]:
     """Means over all episodes, those out of their groups included; shares of actions.
 
-    `rollout_turns` and `sampled_tokens` are what the policy was asked for in all.
+    `rollout_turns` and `sampled_tokens` are what the policy was asked for in all, `prefill_tokens`
+    what it read besides: each token of an episode once, the opening once for a task's episodes.
     """
     moves = [move for episode in played for move in episode.moves]
+    sampled = sum(move.end - move.start for move in moves)
+    begun = [episode for episode in played if episode.moves]
+    openings = {episode.task.id: episode.moves[0].start for episode in begun}
+    later = sum(episode.moves[-1].end - episode.moves[0].start for episode in begun)
     mean = lambda found: float(np.mean(found)) if found else float("nan")  # noqa: E731
     endings = {
         f"ending/{name}": mean([episode.ending == name for episode in played])
@@ -134,7 +139,8 @@ def episode_metrics(played: Sequence[Played]) -> dict[str, float]:
         "episode_turns": len(moves) / len(played),
         "episode_tokens": mean([len(episode.tokens) for episode in played]),
         "rollout_turns": len(moves),
-        "sampled_tokens": sum(move.end - move.start for move in moves),
+        "sampled_tokens": sampled,
+        "prefill_tokens": sum(openings.values()) + later - sampled,
         "malformed_share": mean([move.malformed for move in moves]),
         "invalid_share": mean([not move.valid for move in moves]),
     }

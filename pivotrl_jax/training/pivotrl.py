@@ -29,7 +29,9 @@ class TrainSettings:
 
     `malformed_penalty` replaces the advantage of unparsable actions (None: off). `curriculum` says
     which pivots a step takes: each once an epoch, or, "online", those whose samples so far promise
-    mixed outcomes (`pivots.online`).
+    mixed outcomes (`pivots.online`). `sft_coef` weighs the supervised loss of the experts' actions
+    at a step's pivots, a mean over their tokens, against the objective; their other turns stay out,
+    so that nothing is learnt from that has not been selected.
     """
 
     steps: int = 100
@@ -43,6 +45,7 @@ class TrainSettings:
     min_valid: int = 2
     malformed_penalty: float | None = None
     curriculum: Literal["epochs", "online"] = "epochs"
+    sft_coef: float = 0.0
     save_every: int = 5
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
@@ -125,12 +128,14 @@ def pivot_step(
             pivots=settings.pivots_per_row,
             multiple=settings.row_multiple,
             shards=row_shards(mesh),
+            experts=settings.sft_coef != 0,
         )
         state, metrics = update(state, reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         scalars |= group_metrics(judged, rollout)
         scalars |= observe(rollout.turns, judged.rewards_PK, judged.valid_PK)
         return state, scalars | {
+            "prefill_tokens": sum(max(turn.end for turn in part) for _, part in chosen),
             "lr": learning_rates[number],
             **times(began, sampled, _tokens(rollout)),
         }
@@ -162,10 +167,13 @@ def _tokens(rollout: Rollouts) -> int:
 
 
 def group_metrics(judged: Judged, rollout: Rollouts) -> dict[str, float]:
-    """Reward statistics of one batch; samples without a verdict count in no mean."""
+    """Reward statistics of one batch, and what it sampled; samples without a verdict count in no
+    mean."""
     stats = statistics_of(judged.rewards_PK, judged.valid_PK)
     drawn = [sample for group in rollout.samples for sample in group]
     return {
+        "rollout_turns": len(drawn),
+        "sampled_tokens": _tokens(rollout),
         "action_length": _tokens(rollout) / len(drawn),
         "drafted_tokens": sum(sample.drafted for sample in drawn),
         **reward_metrics(judged.rewards_PK, judged.valid_PK, stats),

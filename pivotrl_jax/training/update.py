@@ -12,10 +12,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from kernels.grpo import AdvantageSettings, Groups, GrpoStats, ScoredTokens, grpo, score
+from kernels.grpo import AdvantageSettings, Groups, ScoredTokens, grpo, score
 from kernels.linear_logprob import LogProbs
 from pivotrl_jax.models import ModelConfig, Params, Remat, head, hidden, logical_axes, shapes
-from pivotrl_jax.objectives import PolicySettings, loss_count, supervised_loss
+from pivotrl_jax.objectives import PolicySettings, SupervisedStats, loss_count, supervised_loss
 from pivotrl_jax.parallel import constrain, replicated, shardings
 from pivotrl_jax.trees import TokenTree
 
@@ -38,6 +38,14 @@ class SupervisedBatch:
 
 
 @flax.struct.dataclass
+class ExpertTokens:
+    """The tokens of the experts' own actions, which lie on the trunks; padding weighs 0."""
+
+    index: Int[Any, "*M R A"]
+    weight: Float[Any, "*M R A"]
+
+
+@flax.struct.dataclass
 class PolicyBatch:
     """Like SupervisedBatch, with what eq. 7 needs to know: of every scored token its sample within
     the row (p * K + k) and its log-prob when sampled, of every sample its reward."""
@@ -48,6 +56,7 @@ class PolicyBatch:
     sample: Int[Any, "*M R A"]
     old_logp: Float[Any, "*M R A"]
     groups: Groups  # *M R P K
+    experts: ExpertTokens | None = None  # for a supervised term
 
 
 Metrics = dict[str, Any]  # scalars
@@ -102,10 +111,16 @@ def before_scored(
     params: Params, cfg: ModelConfig, tree: TokenTree, index_RA: Int[Array, "R A"], remat: Remat
 ) -> tuple[Float[Array, "R A D"], Int[Array, "R A"]]:
     """The hidden states that predict the scored tokens, and these tokens."""
-    h = hidden(params, cfg, tree, remat)
+    return before(hidden(params, cfg, tree, remat), tree, index_RA)
+
+
+def before(
+    hidden_RTD: Float[Array, "R T D"], tree: TokenTree, index_RA: Int[Array, "R A"]
+) -> tuple[Float[Array, "R A D"], Int[Array, "R A"]]:
+    """As `before_scored`, of hidden states that are there already."""
     parents = jnp.take_along_axis(tree.parents, index_RA, axis=1)
     labels = jnp.take_along_axis(tree.tokens, index_RA, axis=1)
-    h = jnp.take_along_axis(h, parents[..., None], axis=1)
+    h = jnp.take_along_axis(hidden_RTD, parents[..., None], axis=1)
     return constrain(h, "rows", None, None), labels
 
 
@@ -171,12 +186,14 @@ def policy_update(
     *,
     temperature: float,
     remat: Remat,
+    sft_coef: float = 0.0,
 ) -> jax.stages.Wrapped:
-    """Single-turn GRPO on pivots (paper eq. 7).
+    """Single-turn GRPO on pivots (paper eq. 7), plus `sft_coef` times `expert_loss`.
 
     The update takes the state, which is donated, the frozen policy pi_0 (None when `kl_coef` is 0)
     and micro-batches, and gives state and metrics. Log-probs are those at the sampling
-    `temperature`.
+    `temperature`, but for the experts'. ValueError where an `sft_coef` meets a batch without
+    `experts`.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
@@ -186,22 +203,30 @@ def policy_update(
         samples = math.prod(batch.groups.reward_RPK.shape[-2:])
         count = partial(loss_count, aggregation=policy.aggregation, samples=samples)
         normaliser = jax.vmap(count)(batch.weight, batch.sample).sum()
+        if sft_coef and batch.experts is None:
+            raise ValueError("sft_coef is not 0, so policy_update needs the batch's experts")
+        expert_tokens = jnp.sum(batch.experts.weight) if batch.experts is not None else None
 
-        def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, GrpoStats]:
+        def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, Any]:
             ref_logp = None
             if reference is not None:
                 ref_logp = token_logprobs(
                     reference, cfg, micro.tree, micro.index, temperature=temperature, remat=remat
                 ).logp_T
-            h_RAD, labels = before_scored(params, cfg, micro.tree, micro.index, remat)
+            h = hidden(params, cfg, micro.tree, remat)
+            h_RAD, labels = before(h, micro.tree, micro.index)
             tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)
             with jax.named_scope("loss"):
-                return grpo(
+                value, stats = grpo(
                     h_RAD, head(params), tokens, micro.groups, normaliser, policy, advantage,
                     temperature=temperature,
                 )  # fmt: skip
+            if micro.experts is None:
+                return value, (stats, None)
+            nll, own = expert_loss(params, h, micro.tree, micro.experts, expert_tokens)
+            return value + sft_coef * nll, (stats, own)
 
-        grads, value, found = accumulate(loss, state.params, batch)
+        grads, value, (found, own) = accumulate(loss, state.params, batch)
         stats, tokens = found.policy, jnp.maximum(found.policy.tokens.sum(), 1)
         metrics = {
             "loss": value,
@@ -213,6 +238,30 @@ def policy_update(
             "grad_norm": optax.global_norm(grads),
             "action_tokens": tokens,
         }
+        if own is not None:
+            metrics |= {
+                "sft_loss": own.nll.sum() / expert_tokens,
+                "sft_accuracy": own.hits.sum() / expert_tokens,
+                "expert_tokens": expert_tokens,
+            }
         return apply_gradients(state, grads, optimizer), metrics
 
     return update
+
+
+def expert_loss(
+    params: Params,
+    hidden_RTD: Float[Array, "R T D"],
+    tree: TokenTree,
+    experts: ExpertTokens,
+    normaliser: Float[Array, ""],
+) -> tuple[Float[Array, ""], SupervisedStats]:
+    """-log pi(a* | s) of the experts' actions over `normaliser`, the number of their tokens.
+
+    As in SFT, the temperature is 1 and every expert token weighs the same. The hidden states are
+    those of the trunks that the samples hang on, so that the head is all it costs.
+    """
+    with jax.named_scope("expert_loss"):
+        h_RAD, labels_RA = before(hidden_RTD, tree, experts.index)
+        logp_RA = score(h_RAD, head(params), labels_RA).logp_T
+        return supervised_loss(logp_RA, experts.weight, normaliser)

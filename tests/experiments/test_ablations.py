@@ -7,7 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import ablations, arms, episodes, evaluate_stages, study_summary, textworld
+from experiments import (
+    ablations,
+    arms,
+    context,
+    episodes,
+    evaluate_stages,
+    study_summary,
+    textworld,
+    tune,
+)
 from experiments.config import to_config
 from experiments.context import Run
 from experiments.settings import Settings
@@ -82,6 +91,39 @@ def test_the_base_is_evaluated_once(tmp_path):
     assert (run.workdir / "evaluate/base_suites.parquet").read_text() == "own"
 
 
+def sample_and_train(path: Path) -> None:
+    """A profile of three candidates on two trunks, another one of the policy in training, and two
+    steps."""
+    candidates = [
+        {"split": split, "trunk": trunk, "history_tokens": start, "action_tokens": 5}
+        for split, trunk, start in [
+            ("train", 0, 20), ("train", 0, 60), ("train", 1, 30), ("heldout", 2, 900),
+        ]
+    ]  # fmt: skip
+    samples = [{"length": 6, "drafted": 4}, {"length": 9, "drafted": 0}]
+    chosen = [{"candidate_id": "a", "selected": True}]
+    for name, rows in {
+        "candidates/candidates": candidates,
+        "profile/train/samples-00000": samples[:1],
+        "profile/train/samples-00001": samples,
+        "profile/heldout/samples-00000": samples,
+        "profile/1/train/samples-00000": samples,
+        "profile/1/select/table": chosen,
+    }.items():
+        file = path / f"{name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    step = {
+        "rollout_turns": 32, "sampled_tokens": 70, "drafted_tokens": 30, "prefill_tokens": 80,
+        "row_tokens": 100, "action_tokens": 60, "expert_tokens": 7,
+    }  # fmt: skip
+    (path / "train").mkdir()
+    (path / "train/metrics.jsonl").write_text(2 * (json.dumps(step) + "\n"))
+    (path / "sft").mkdir()
+    step = {"row_tokens": 40, "action_tokens": 9}
+    (path / "sft/metrics.jsonl").write_text(json.dumps(step) + "\n")
+
+
 def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):
     both = {"base": arms.ARMS[0], "pivotrl": arms.ARMS[2]}
     for seed in range(2):
@@ -90,9 +132,7 @@ def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):
     for seed in range(2):
         path = tmp_path / f"pivotrl/{seed}"
         play(path, "pivotrl", {"a": [1, 1], "b": [seed]}, {"x1": 1, "y1": 1})
-        (path / "train").mkdir()
-        line = json.dumps({"groups": 4, "row_tokens": 100}) + "\n"
-        (path / "train/metrics.jsonl").write_text(2 * line)
+        sample_and_train(path)
     found = study_summary.summary(tmp_path, list(both.values()), 3)
     measured = found["pivotrl"]["means"]
     # Tasks' means are 1, 1 and 1/2; groups weigh the same. Before, they were 1/2, 0 and 0.
@@ -106,9 +146,17 @@ def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):
     assert [measured[f"ood/{s}"]["change"]["mean"] for s in "xy"] == [0, 1]
     own = found["pivotrl"]["seeds"]["1"]
     assert own["in_domain"] == {"greedy": pytest.approx(1.0)}
-    assert own["turns"] == {"profile": 0, "training": 2 * 4 * 8}
-    assert own["flops"] == 8 * 200 * 1000
+    assert own["turns"] == {"profile": 3 + 2, "training": 2 * 32}
+    assert own["tokens"] == {"profile": 6 + 15 + 15, "training": 2 * 70}
+    assert own["flops"] == {
+        # Each profile reads 65 + 35 tokens of trunks, and decodes 2 + 11 or 11.
+        "profile": 2 * ((100 + 13) * 1000 + 13 * 10) + 2 * ((100 + 11) * 1000 + 11 * 10),
+        "training": 6 * (40 * 1000 + 9 * 10)
+        + 2 * (8 * (100 * 1000 + 60 * 10) + 6 * 7 * 10 + 2 * ((80 + 40) * 1000 + 40 * 10)),
+    }
     assert own["seconds"] == 3 + 7
+    assert found["base"]["seeds"]["0"]["flops"] == {"profile": 0, "training": 0}
+    assert found["base"]["tuned"] is None
     assert list(found["base"]["seeds"]) == ["0", "1"]
 
 
@@ -173,3 +221,120 @@ def test_scores_of_episodes_by_mode():
     assert found["greedy"]["endings"]["turns"] == 0.5
     assert found["sampled"]["malformed_share"] == 0.5
     assert found["sampled"]["episodes"] == 1
+
+
+def test_samples_of_another_arm_took_their_time_there(tmp_path):
+    for name in ("pivotrl", "strict"):
+        play(tmp_path / name / "0", "pivotrl", {"a": [1]}, {"x1": 1})
+    path = tmp_path / "strict/0/config.json"
+    described = json.loads(path.read_text())
+    described["config"]["profile"]["samples_from"] = str(tmp_path / "pivotrl/0")
+    path.write_text(json.dumps(described))
+    seconds = {arm: study_summary.figures(tmp_path / arm / "0")["seconds"] for arm in (
+        "pivotrl", "strict",
+    )}  # fmt: skip
+    assert seconds == {"pivotrl": 10, "strict": 13}
+
+
+RATES = {"sft": [3.33e-4, 1e-3, 3e-3]}
+RATES |= {stage: [1e-4, 3e-4, 9e-4] for stage in ("train", "end_to_end")}
+
+
+def test_every_arm_has_as_many_trials_that_differ_in_its_rate_alone():
+    config = to_config(textworld.study())
+    for arm in arms.ARMS[1:]:
+        stage = arm.tuned.split(".")[0]
+        plain = ablations.settings_of(config, arm, 0, WORKDIR)
+        configured = getattr(plain, stage).optimizer.learning_rate
+        own = tune.trials(arm, textworld.STUDY.factors, configured)
+        assert [trial.name for trial in own] == [f"{arm.name}-{n}" for n in range(3)]
+        found = [ablations.settings_of(config, trial, 0, WORKDIR) for trial in own]
+        rates = [getattr(each, stage).optimizer.learning_rate for each in found]
+        assert rates == RATES[stage]
+        assert {(each.environment.split, each.suites.names) for each in found} == {
+            ("validation", ())
+        }
+        changes = context.differences(context.as_json(plain), context.as_json(found[0]))
+        fields = {line.split(":")[0] for line in changes} - {"profile.samples_from"}
+        # This study reads no more texts than that anyway.
+        assert fields == {arm.tuned, *tune.VALIDATION} - {"evaluation.ood_texts"}
+
+
+def test_trials_of_one_policy_share_their_samples():
+    by_name = {arm.name: arm for arm in arms.ARMS}
+    shared = {
+        name: [trial.like for trial in tune.trials(by_name[name], (1.0, 3.0), 1e-3)]
+        for name in ("pivotrl", "strict", "after_sft")
+    }
+    assert shared == {
+        "pivotrl": [None, "pivotrl-0"],
+        "strict": ["pivotrl-0", "pivotrl-0"],
+        "after_sft": [None, "after_sft-0"],
+    }
+
+
+WON = {"pivotrl": (1, 3, 2), "strict": (2, 0, 2), "sft": (0, 0, 0)}  # of four, by trial
+
+
+def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, monkeypatch):
+    """And of equal rates the smallest."""
+    ran = []
+
+    def run_arm(config, arm, first, seed, workdir):
+        ran.append((arm.name, seed, ablations.settings_of(config, arm, seed, workdir)))
+        name, _, number = arm.name.partition("-")
+        wins = WON[name][int(number)] if number else 0
+        play(
+            workdir / arm.name / str(seed),
+            "pivotrl",
+            {"a": [n < wins for n in range(4)]},
+            {"x1": 1},
+        )
+
+    monkeypatch.setattr(ablations, "run_arm", run_arm)
+    config, study = to_config(textworld.study()), textworld.STUDY
+    own = ablations.chosen(arms.ARMS, ["sft", "strict"])
+    ablations.tune(config, study, own, tmp_path)
+    order = ["base", *(f"{name}-{n}" for name in ("sft", "pivotrl", "strict") for n in range(3))]
+    assert [name for name, _, _ in ran] == order
+    assert {seed for _, seed, _ in ran} == {0}
+    assert {settings.environment.split for _, _, settings in ran} == {"validation"}
+    sources = {name: settings.profile.samples_from for name, _, settings in ran}
+    assert sources["strict-1"] == str(tmp_path / "tune/pivotrl-0/0")
+    found = study_summary.choices(tmp_path)
+    assert found["pivotrl"] == {
+        "field": "train.optimizer.learning_rate",
+        "chosen": 3e-4,
+        "trials": [
+            {"value": rate, "greedy": wins / 4, "win_rate": wins / 4}
+            for rate, wins in zip((1e-4, 3e-4, 9e-4), WON["pivotrl"], strict=True)
+        ],
+    }
+    assert {name: row["chosen"] for name, row in found.items()} == {
+        "sft": 3.33e-4, "pivotrl": 3e-4, "strict": 1e-4,
+    }  # fmt: skip
+    after = {arm.name: arm for arm in tune.tuned(arms.ARMS, found)}
+    settings = ablations.settings_of(config, after["strict"], 1, tmp_path)
+    assert settings.train.optimizer.learning_rate == 1e-4
+    assert settings.reward.updates == arms.EXACT
+    assert settings.environment.split == "test"
+    assert settings.profile.samples_from == str(tmp_path / "pivotrl/1")
+    assert [after[arm.name] == arm for arm in arms.ARMS].count(False) == 3
+    play(tmp_path / "base/0", "base", {"a": [0]}, {"x1": 1})
+    play(tmp_path / "strict/0", "pivotrl", {"a": [1]}, {"x1": 1})
+    summary = study_summary.summary(tmp_path, [after["base"], after["strict"]], 1)
+    assert summary["strict"]["tuned"] == found["strict"]
+    assert summary["strict"]["overrides"]["train.optimizer.learning_rate"] == 1e-4
+
+
+def test_the_choice_is_by_greedy_and_sampled_episodes_together(tmp_path):
+    for number, (greedy, sampled) in enumerate(((0.5, 0.0), (0.25, 0.75))):
+        run = tmp_path / f"sft-{number}/0"
+        play(run, "sft", {"a": [1]}, {"x1": 1})
+        scores = json.loads((run / "evaluate/sft.json").read_text())
+        rates = {"greedy": greedy, "sampled": sampled}
+        scores["episodes"] = {mode: {"win_rate": {"mean": rate}} for mode, rate in rates.items()}
+        (run / "evaluate/sft.json").write_text(json.dumps(scores))
+    found = tune.choice(tune.trials(arms.ARMS[1], (1.0, 2.0), 1e-3), tmp_path)
+    assert [row["win_rate"] for row in found["trials"]] == [0.25, 0.5]
+    assert found["chosen"] == 2e-3

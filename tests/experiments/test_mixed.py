@@ -18,6 +18,7 @@ from experiments.report_domains import domain_rows
 from experiments.rollout_stages import profile_stage
 from experiments.run import execute
 from experiments.settings import DomainSettings, ModelSettings, Settings
+from experiments.study_summary import figures
 from experiments.train_stage import _batches
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh
@@ -58,7 +59,7 @@ def workdir(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         profile=replace(base.profile, samples=2, sampling=sampling),
         train=replace(
             base.train, steps=STEPS, rows=ROWS, pivots_per_row=1, samples=2, sampling=sampling,
-            malformed_penalty=-1.0,
+            malformed_penalty=-1.0, sft_coef=0.1,
         ),
         evaluation=replace(base.evaluation, samples=1, ood_texts=1, ood_tokens=32),
     )  # fmt: skip
@@ -94,6 +95,45 @@ def test_steps_report_both_domains_and_take_them_by_weight(workdir: Path) -> Non
         assert (line["groups/terminal"], line["groups/sql"]) == (3, 1)
     audit = json.loads((workdir / "select/audit.json").read_text())
     assert set(audit["domain"]) == set(audit["settings"]) == set(DOMAINS)
+
+
+def test_steps_tell_what_they_sampled_and_which_expert_turns_they_learnt(workdir: Path) -> None:
+    candidates = pq.read_table(workdir / "candidates/candidates.parquet").to_pylist()
+    lengths = [row["action_tokens"] for row in candidates if row["split"] == "train"]
+    for line in map(json.loads, (workdir / "train/metrics.jsonl").read_text().splitlines()):
+        assert line["rollout_turns"] == 2 * ROWS
+        # A random model's samples all run into the cap.
+        assert line["sampled_tokens"] == line["action_tokens"] == 48 * 2 * ROWS
+        assert ROWS * min(lengths) <= line["expert_tokens"] <= ROWS * max(lengths)
+        assert line["expert_tokens"] < line["prefill_tokens"] < 384 * ROWS
+        assert 0 < line["sft_accuracy"] < 0.1 < 10 < line["sft_loss"] < 12
+        # Every sample is malformed, and the penalty is the advantage of them all.
+        assert line["loss"] == pytest.approx(1 + 0.1 * line["sft_loss"], abs=0.01)
+
+
+def test_the_cost_of_a_run_adds_up(workdir: Path) -> None:
+    found = figures(workdir)
+    train = pq.read_table(workdir / "candidates/candidates.parquet").to_pylist()
+    train = [row for row in train if row["split"] == "train"]
+    samples = read_samples(workdir / "profile/train").to_pylist()
+    steps = list(map(json.loads, (workdir / "train/metrics.jsonl").read_text().splitlines()))
+    assert found["turns"] == {"profile": 2 * len(train), "training": STEPS * 2 * ROWS}
+    assert found["tokens"] == {"profile": 48 * 2 * len(train), "training": STEPS * 48 * 2 * ROWS}
+    # Two layers of 48 wide, with queries of 3 heads, and keys and values of one, of 16 each.
+    body = 2 * (48 * 16 * (3 + 2) + 3 * 16 * 48 + 3 * 48 * 96 + 2 * 48)
+    head = 49_152 * 48
+    ends = {row["trunk"]: row["history_tokens"] + row["action_tokens"] for row in train}
+    decoded = sum(row["length"] - row["drafted"] for row in samples)
+    assert found["flops"]["profile"] == 2 * ((sum(ends.values()) + decoded) * body + decoded * head)
+    updates = sum(
+        8 * (step["row_tokens"] * body + step["action_tokens"] * head)
+        + 6 * step["expert_tokens"] * head
+        for step in steps
+    )
+    drawn = [step["sampled_tokens"] - step["drafted_tokens"] for step in steps]
+    read = sum(step["prefill_tokens"] for step in steps)
+    sampling = 2 * ((read + sum(drawn)) * body + sum(drawn) * head)
+    assert found["flops"]["training"] == updates + sampling
 
 
 def test_counts_and_rewards_stand_by_domain(workdir: Path) -> None:

@@ -34,7 +34,8 @@ def test_every_preset_is_whole(experiment: ModuleType, preset: str) -> None:
         own = verifier(domain.reward.verifier, domain.reward.databases)
         assert compile_recipe(domain.reward.recipe, own.criteria)
         assert action_format(domain.text.action_format)
-        assert list(Path().glob(domain.data.path))
+        # What a study reads, its command makes.
+        assert list(Path().glob(domain.data.path)) or preset == "study"
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=named)

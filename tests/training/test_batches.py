@@ -102,6 +102,28 @@ def test_a_batch_without_a_valid_sample(rows, trunks, rollout, reward_PK):
     assert (nothing.tree.segments <= 0).all()
 
 
+@pytest.mark.parametrize("shards", [1, 99])
+def test_experts_actions_are_scored_on_the_trunk(
+    batch, rows, trunks, rollout, reward_PK, valid_PK, malformed_PK, shards
+):
+    """Each once, after its own history, also where no sample of the turn counts."""
+    found = policy_batch(
+        rows, trunks, rollout, reward_PK, valid_PK, malformed_PK,
+        pivots=2, multiple=MULTIPLE, shards=shards, experts=True,
+    )  # fmt: skip
+    wanted = sorted(
+        tuple(trunks[turn.trunk][: place + 1].tolist())
+        for _, part in rows
+        for turn in part
+        for place in range(turn.start, turn.end)
+    )
+    assert sequences(found.tree, found.experts.index, found.experts.weight) == wanted
+    assert sequences(found.tree, found.index, found.weight) == sequences(
+        batch.tree, batch.index, batch.weight
+    )
+    assert batch.experts is None
+
+
 def test_supervised_batch_scores_the_spans_and_cuts_the_rest(examples):
     batch = supervised_batch(examples, multiple=MULTIPLE, shards=99)
     for row, (trunk, spans) in enumerate(examples):

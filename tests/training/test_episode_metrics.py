@@ -58,6 +58,7 @@ def test_metrics_are_of_all_episodes():
         "episode_tokens": 8.0,
         "rollout_turns": 5,
         "sampled_tokens": 17,
+        "prefill_tokens": 4 + (2 + 0 + 0),  # one opening, and what was said between two actions
         "malformed_share": 0.2,
         "invalid_share": 0.4,
     }

@@ -1,0 +1,90 @@
+"""What a run computed, from what its stages recorded."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.dataset import dataset
+
+from experiments.report_data import json_lines
+from pivotrl_jax.models import ModelConfig, shapes
+
+FORWARD, UPDATE = 2, 6  # FLOPs per parameter and token: a pass forward, or that and one back
+# FLOPs of so many per parameter, for tokens through the layers and for those scored by the head.
+Passes = Callable[[int, float, float], float]
+
+
+def multiplied(cfg: ModelConfig) -> dict[str, int]:
+    """How many parameters a token meets: in the layers ("body"), and where its successor is asked
+    for ("head"). Looking up an embedding multiplies nothing."""
+    params = shapes(cfg)
+    body = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params.layers))
+    return {"body": body, "head": math.prod(params.embed.shape)}
+
+
+def flops(run: Path, profiled: Sequence[pa.Table]) -> dict[str, float]:
+    """Of the profiles that pivots were chosen by (`profiles`), and of training: sampling, updates.
+
+    Products with parameters only; those of attention are left out. Rows of updates count with their
+    padding, and once, whatever was computed again to save memory. Sampling counts every token that
+    was read or decoded.
+    """
+    described = json.loads((run / "config.json").read_text())
+    body, head = (described["multiplied"][name] for name in ("body", "head"))
+
+    def passes(each: int, tokens: float, scored: float) -> float:
+        return float(each * (tokens * body + scored * head))
+
+    policy = UPDATE + (FORWARD if described["config"]["objective"]["kl_coef"] else 0)
+    updates = {"sft": UPDATE, "train": policy, "end_to_end": policy}
+    rows = [(row, each) for stage, each in updates.items() for row in steps(run, stage)]
+    return {
+        "profile": sum(_profile(run, samples, passes) for samples in profiled),
+        "training": sum(_step(row, each, passes) for row, each in rows),
+    }
+
+
+def _profile(run: Path, samples: pa.Table, passes: Passes) -> float:
+    """Every trunk is read up to the end of its last candidate."""
+    columns = ["split", "trunk", "history_tokens", "action_tokens"]
+    ends: dict[int, int] = {}
+    for row in pq.read_table(run / "candidates/candidates.parquet", columns=columns).to_pylist():
+        if row["split"] == "train":
+            end = row["history_tokens"] + row["action_tokens"]
+            ends[row["trunk"]] = max(end, ends.get(row["trunk"], 0))
+    decoded = total(samples, "length") - total(samples, "drafted")
+    return passes(FORWARD, sum(ends.values()) + decoded, decoded)
+
+
+def _step(row: Mapping[str, float], each: int, passes: Passes) -> float:
+    """The update of one step, and the sampling before it; SFT does not sample."""
+    decoded = row.get("sampled_tokens", 0) - row.get("drafted_tokens", 0)
+    return (
+        passes(each, row["row_tokens"], row["action_tokens"])
+        + passes(UPDATE, 0, row.get("expert_tokens", 0))
+        + passes(FORWARD, row.get("prefill_tokens", 0) + decoded, decoded)
+    )
+
+
+def profiles(run: Path) -> list[pa.Table]:
+    """Lengths of the samples that pivots were chosen by, and how much of them was drafted: those of
+    the first profile, and of each later one.
+
+    Held-out turns are profiled as well, but for evaluation only.
+    """
+    stores = [sorted(store.glob("samples-*.parquet")) for store in run.glob("profile/**/train")]
+    return [dataset(list(map(str, own))).to_table(["length", "drafted"]) for own in stores if own]
+
+
+def total(table: pa.Table, column: str) -> int:
+    return sum(table[column].to_pylist())
+
+
+def steps(run: Path, stage: str) -> list[dict[str, Any]]:
+    """The metrics of a stage's steps."""
+    return json_lines(run / stage / "metrics.jsonl")
