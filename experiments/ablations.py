@@ -14,8 +14,8 @@ and the arms of later commands take their rates from there.
 """
 
 import copy
-import functools
 import importlib
+import operator
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -111,8 +111,7 @@ def tune(config: Any, study: Study, arms: Sequence[Arm], workdir: Path) -> None:
         if arm.tuned is None:
             continue
         settings = settings_of(config, arm, 0, workdir)
-        configured = functools.reduce(getattr, arm.tuned.split("."), settings)
-        own = trials(arm, study.factors, configured)
+        own = trials(arm, study.factors, operator.attrgetter(arm.tuned)(settings))
         for trial in own:
             print(f"== {arm.title}, {arm.tuned} {trial.overrides[arm.tuned]:g}", flush=True)
             run_arm(config, trial, first, 0, workdir / "tune")

@@ -205,7 +205,7 @@ def policy_update(
         normaliser = jax.vmap(count)(batch.weight, batch.sample).sum()
         if sft_coef and batch.experts is None:
             raise ValueError("sft_coef is not 0, so policy_update needs the batch's experts")
-        expert_tokens = jnp.sum(batch.experts.weight) if batch.experts is not None else None
+        expert_tokens = jnp.float32(0) if batch.experts is None else batch.experts.weight.sum()
 
         def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, Any]:
             ref_logp = None
