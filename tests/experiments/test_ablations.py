@@ -223,7 +223,7 @@ def test_scores_of_episodes_by_mode():
     assert found["sampled"]["episodes"] == 1
 
 
-def test_samples_of_another_arm_took_their_time_there(tmp_path):
+def test_samples_of_another_arm_took_their_time_there(tmp_path, play):
     for name in ("pivotrl", "strict"):
         play(tmp_path / name / "0", "pivotrl", {"a": [1]}, {"x1": 1})
     path = tmp_path / "strict/0/config.json"
@@ -276,7 +276,7 @@ def test_trials_of_one_policy_share_their_samples():
 WON = {"pivotrl": (1, 3, 2), "strict": (2, 0, 2), "sft": (0, 0, 0)}  # of four, by trial
 
 
-def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, monkeypatch):
+def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, monkeypatch):
     """And of equal rates the smallest."""
     ran = []
 
@@ -327,7 +327,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, monkey
     assert summary["strict"]["overrides"]["train.optimizer.learning_rate"] == 1e-4
 
 
-def test_the_choice_is_by_greedy_and_sampled_episodes_together(tmp_path):
+def test_the_choice_is_by_greedy_and_sampled_episodes_together(tmp_path, play):
     for number, (greedy, sampled) in enumerate(((0.5, 0.0), (0.25, 0.75))):
         run = tmp_path / f"sft-{number}/0"
         play(run, "sft", {"a": [1]}, {"x1": 1})
