@@ -2,11 +2,9 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections import deque
+from collections.abc import Sequence
 
-import jax
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -22,10 +20,8 @@ from pivotrl_jax.environments.types import (
 )
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
+from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings, Session
 from pivotrl_jax.trajectories import Message
-
-Served = Iterator[tuple[int, list[Sample]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,38 +67,50 @@ def play(
 ) -> list[Played]:
     """Plays `samples` episodes of every task, in the order of the tasks.
 
-    All take their next action together, until all have ended. The draws of an episode depend on
-    `key`, its task's id, the sample's number and the turn, not on the batch. With
-    `sampling.top_k = 1` the policy is greedy. Every round but the first has one row of the engine
-    for each episode: `engine.rows` of them are decoded at a time.
+    `engine.rows` episodes are played at a time, and one that ends makes way for the next. The draws
+    of an episode depend on `key`, its task's id, the sample's number and the turn, not on the
+    batch. With `sampling.top_k = 1` the policy is greedy.
 
     Raises UserError for a chat template that rewrites earlier turns (see `dialogue.continued`).
     """
     room = limits.trunk_tokens - sampling.max_tokens
-    running = [
-        [_begun(environment, task, number, chat_format, room) for number in range(samples)]
+    everyone = [
+        _begun(environment, task, number, chat_format, room)
         for task in tasks
+        for number in range(samples)
     ]
-    everyone = [each for group in running for each in group]
-    draw = partial(
-        sample,
+    waiting = deque(each for each in everyone if each.ending is None)
+    session = Session(
         params,
         cfg,
-        ends=chat_format.tokenizer.ends,
-        sampling=sampling,
-        engine=engine,
-        mesh=mesh,
+        min(engine.rows, len(waiting)),
+        limits.trunk_tokens,
+        key,
+        chat_format.tokenizer.ends,
+        sampling,
+        engine.chunk,
+        mesh,
     )
-    for turn in range(limits.turns):
-        # The samples of a task still have one history in the first round.
-        groups = running if turn == 0 else [[each] for each in everyone]
-        going = [group for group in groups if group[0].ending is None]
-        if not going:
-            break
-        own_key = jax.random.fold_in(key, jax.device_put(np.uint32(turn)))
-        for each, drawn in _actions(going, own_key, draw, engine.rows):
-            _take(each, drawn, limits, room)
+    _finish(waiting, session, limits, room)
     return [_played(each) for each in everyone]
+
+
+def _finish(waiting: deque[_Running], session: Session, limits: EpisodeSettings, room: int) -> None:
+    """Plays episodes to their end, each in a row of its own."""
+    playing: dict[int, _Running] = {}
+    free = deque(range(session.rows))
+    while waiting or playing:
+        while waiting and free:
+            row = free.popleft()
+            playing[row] = waiting.popleft()
+            _ask(session, row, playing[row])
+        for row, drawn in session.step():
+            _take(playing[row], drawn, limits, room)
+            if playing[row].ending is None:
+                _ask(session, row, playing[row])
+            else:
+                del playing[row]
+                free.append(row)
 
 
 def _begun(
@@ -114,26 +122,11 @@ def _begun(
     return _Running(task, number, episode, dialogue, feedback.score, ending)
 
 
-def _actions(
-    groups: Sequence[Sequence[_Running]],
-    key: PRNGKeyArray,
-    draw: Callable[..., Served],
-    rows: int,
-) -> Iterator[tuple[_Running, Sample]]:
-    """The next action of every episode; those of a group have one history, which is read once."""
-    trunks = [group[0].dialogue.tokens for group in groups]
-    requests = [
-        [
-            Request(len(trunk), len(trunk), zlib.crc32(each.task.id.encode()), each.sample)
-            for each in group
-        ]
-        for trunk, group in zip(trunks, groups, strict=True)
-    ]
-    # Fewer episodes in fewer rows would be another shape, to be compiled anew. Rows that count as
-    # done cost no prefill.
-    idle = range(len(groups), len(groups) + -len(groups) % rows)
-    for number, drawn in draw(trunks, requests + [[] for _ in idle], key, done=idle):
-        yield from zip(groups[number], drawn, strict=True)
+def _ask(session: Session, row: int, each: _Running) -> None:
+    """Asks for the episode's next action; its row has read all up to the one before."""
+    kept = each.moves[-1].start if each.moves else 0
+    candidate = zlib.crc32(each.task.id.encode())
+    session.ask(row, each.dialogue.tokens, kept, len(each.moves), candidate, each.sample)
 
 
 def _take(each: _Running, drawn: Sample, limits: EpisodeSettings, room: int) -> None:

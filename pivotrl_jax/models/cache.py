@@ -1,4 +1,4 @@
-"""Prefill of trunks and one decode step for all branches that leave them."""
+"""Prefill of trunks, more tokens behind them, one decode step for all branches that leave them."""
 
 import operator
 from functools import partial
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kernels.backend import on_mesh
 from kernels.tree_attention import tree_attention
 from kernels.tree_decode import tree_decode
 from pivotrl_jax.models.config import ModelConfig
@@ -29,6 +30,8 @@ class LayerCache:
 
 Layers = list[LayerParams]
 Cache = list[LayerCache]
+# Of trunks [R, H, ...], and of pieces of them [Q, N, H, ...].
+TRUNKS, PIECES = ("rows", "kv_heads"), ("rows", None, "kv_heads")
 
 
 def unstack(stacked: Any, layers: int) -> list[Any]:
@@ -83,6 +86,64 @@ def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache
     return [
         LayerCache(empty(cfg.head_dim, size), empty(size, cfg.head_dim)) for _ in range(cfg.layers)
     ]
+
+
+def extend(
+    params: Params,
+    layers: Layers,
+    cfg: ModelConfig,
+    tokens_QN: Int[Array, "Q N"],
+    rows_Q: Int[Array, "Q"],
+    places_QN: Int[Array, "Q N"],
+    trunk: Cache,
+) -> tuple[Float[Array, "Q N D"], Cache]:
+    """Reads more tokens into trunks: Q pieces of up to N tokens, each behind what its row holds.
+
+    Piece q goes to the row `rows_Q[q]`, counted from the first on the piece's own device, its
+    tokens to the consecutive places `places_QN[q]`; what lies beyond the row's room is padding.
+    Pieces of one row may follow each other. Returns final normed hidden states, those of padding
+    without meaning, and the grown trunks.
+    """
+    x = constrain(params.embed[tokens_QN], "rows", None, None)
+    # A token is a slot of its row: it sees the trunk before its place, and itself.
+    start_QN = jnp.where(places_QN < trunk[0].v.shape[2], places_QN, 0)
+    grown: Cache = []
+
+    def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        # All pieces' keys are there before any query looks.
+        grown.append(_written(trunk[index], k, v, rows_Q, places_QN))
+        found = _rows(grown[-1], rows_Q)
+        own_k, own_v, step_QN = k[..., None], v[..., None, :], jnp.zeros_like(start_QN)
+        return tree_decode(q, found.k, found.v, own_k, own_v, start_QN, step_QN)
+
+    for index, p in enumerate(layers):
+        x = layer(p, cfg, x, places_QN, partial(attend, index))
+    return rms_norm(x, params.final_norm, cfg.norm_eps), grown
+
+
+def _written(
+    trunk: LayerCache,
+    k_QNHE: Float[Array, "Q N H E"],
+    v_QNHE: Float[Array, "Q N H E"],
+    rows_Q: Int[Array, "Q"],
+    places_QN: Int[Array, "Q N"],
+) -> LayerCache:
+    """The trunks with the pieces' keys and values in their places."""
+
+    def write(k_RHEL: jax.Array, v_RHLE: jax.Array, *pieces: jax.Array) -> tuple[jax.Array, ...]:
+        k_QNHE, v_QNHE, rows_Q, places_QN = pieces
+        rows_Q1 = rows_Q[:, None]
+        k_RHEL = k_RHEL.at[rows_Q1, :, :, places_QN].set(k_QNHE, mode="drop")
+        return k_RHEL, v_RHLE.at[rows_Q1, :, places_QN].set(v_QNHE, mode="drop")
+
+    axes = (TRUNKS, TRUNKS, PIECES, PIECES, PIECES[:1], PIECES[:1])
+    return LayerCache(*on_mesh(write, axes)(trunk.k, trunk.v, k_QNHE, v_QNHE, rows_Q, places_QN))
+
+
+def _rows(trunk: LayerCache, rows_Q: Int[Array, "Q"]) -> LayerCache:
+    """The trunk of every piece."""
+    take = on_mesh(lambda x, rows: x[rows], (TRUNKS, PIECES[:1]))
+    return LayerCache(take(trunk.k, rows_Q), take(trunk.v, rows_Q))
 
 
 def decode_step(

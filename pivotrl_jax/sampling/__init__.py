@@ -1,7 +1,16 @@
 """Sampling actions from the policy."""
 
 from pivotrl_jax.sampling.sampler import sample
+from pivotrl_jax.sampling.session import Session
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 from pivotrl_jax.sampling.types import EngineSettings, Request, Sample
 
-__all__ = ["EngineSettings", "Request", "Sample", "SamplingSettings", "draw", "sample"]
+__all__ = [
+    "EngineSettings",
+    "Request",
+    "Sample",
+    "SamplingSettings",
+    "Session",
+    "draw",
+    "sample",
+]

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from kernels.backend import on_mesh
 from pivotrl_jax.models.cache import (
     Cache,
     branch_cache,
     decode_step,
+    extend,
     prefill,
     trunk_cache,
     unstack,
@@ -106,6 +108,28 @@ def load_trunks(
         trunk_hidden_RLD=put(slots.trunk_hidden_RLD, hidden_QLD),
     )
     return filled, hidden_QLD
+
+
+@partial(jax.jit, static_argnames="cfg", donate_argnames="slots")
+def extend_trunks(
+    params: Params,
+    layers: list[LayerParams],
+    cfg: ModelConfig,
+    slots: Slots,
+    tokens_QN: Int[Array, "Q N"],
+    rows_Q: Int[Array, "Q"],
+    places_QN: Int[Array, "Q N"],
+) -> Slots:
+    """Prefills pieces of text behind what their rows hold already, as `cache.extend` does."""
+    with jax.named_scope("prefill"):
+        hidden_QND, trunk = extend(params, layers, cfg, tokens_QN, rows_Q, places_QN, slots.trunk)
+
+    def put(old: jax.Array, new: jax.Array, rows: jax.Array, places: jax.Array) -> jax.Array:
+        return old.at[rows[:, None], places].set(new, mode="drop")
+
+    put_on_mesh = on_mesh(put, [("rows",)] * 4)
+    hidden_RLD = put_on_mesh(slots.trunk_hidden_RLD, hidden_QND, rows_Q, places_QN)
+    return dataclasses.replace(slots, trunk=trunk, trunk_hidden_RLD=hidden_RLD)
 
 
 @partial(jax.jit, static_argnames="cfg")

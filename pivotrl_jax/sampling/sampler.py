@@ -166,12 +166,19 @@ def _harvest(slots: Slots, rows: Sequence[_Row], ends: tuple[int, ...]) -> None:
     for place, row in enumerate(rows):
         for slot in [slot for slot in row.in_slot if not running[place, slot]]:
             number, drafted = row.in_slot.pop(slot)
-            n = length[place, slot]
-            tokens = drawn.tokens_RBS[place, slot, :n].copy()
-            row.done[number] = Sample(
-                tokens,
-                drawn.behaviour_RBS[place, slot, :n].copy(),
-                drawn.plain_RBS[place, slot, :n].copy(),
-                truncated=bool(tokens[-1] not in ends),
-                drafted=drafted,
-            )
+            at = (place, slot)
+            row.done[number] = drawn_in(drawn, at, length[at], ends, drafted)
+
+
+def drawn_in(
+    drawn: Drawn, at: tuple[int, int], length: int, ends: tuple[int, ...], drafted: int = 0
+) -> Sample:
+    """The sample of the ended slot `at` of what all slots have drawn, on the host."""
+    tokens = drawn.tokens_RBS[at][:length].copy()
+    return Sample(
+        tokens,
+        drawn.behaviour_RBS[at][:length].copy(),
+        drawn.plain_RBS[at][:length].copy(),
+        truncated=bool(tokens[-1] not in ends),
+        drafted=drafted,
+    )

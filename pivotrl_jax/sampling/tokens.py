@@ -1,6 +1,7 @@
 """Drawing one token from logits, with the log-prob of the distribution that was drawn from."""
 
 import dataclasses
+import functools
 
 import flax.struct
 import jax
@@ -123,12 +124,11 @@ def first_beyond(
 
 
 @jax.jit
-def sample_keys(
-    key: PRNGKeyArray, ids_RB: Int[Array, "R B"], samples_RB: Int[Array, "R B"]
-) -> PRNGKeyArray:
-    """One key per sample from a run's key, the candidate's id (uint32) and the sample's number."""
+def sample_keys(key: PRNGKeyArray, *numbers_RB: Int[Array, "R B"]) -> PRNGKeyArray:
+    """One key per sample: a run's key with the sample's numbers (uint32) folded into it in order,
+    such as the candidate's id and the sample's number."""
 
-    def one(candidate: jax.Array, sample: jax.Array) -> PRNGKeyArray:
-        return jax.random.fold_in(jax.random.fold_in(key, candidate), sample)
+    def one(*numbers: jax.Array) -> PRNGKeyArray:
+        return functools.reduce(jax.random.fold_in, numbers, key)
 
-    return jax.vmap(jax.vmap(one))(ids_RB, samples_RB)
+    return jax.vmap(jax.vmap(one))(*numbers_RB)

@@ -1,8 +1,8 @@
 """Episodes of a tiny policy on real questions."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import zlib
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,18 @@ from pivotrl_jax.environments import (
     InterCodeSql,
     Played,
     Task,
-    episodes,
     play,
 )
 from pivotrl_jax.models import ModelConfig, Params, init
 from pivotrl_jax.parallel import MeshSettings, make_mesh
-from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
+from pivotrl_jax.sampling import EngineSettings, Request, SamplingSettings, sample
 from pivotrl_jax.text import BpeTokenizer
 from pivotrl_jax.training import token_logprobs
 from pivotrl_jax.trees import Tree, build_row
 
 SAMPLING = SamplingSettings(max_tokens=12)
-ENGINE = EngineSettings(rows=4, slots=8, chunk=4, row_multiple=512)
+ENGINE = EngineSettings(rows=4, chunk=4)
+ORACLE = EngineSettings(rows=15, slots=15, row_multiple=700)
 LIMITS = EpisodeSettings(turns=3, trunk_tokens=700)
 
 
@@ -114,7 +114,7 @@ def test_log_probs_are_those_that_training_recomputes(
 def test_episodes_do_not_depend_on_the_batch(
     played: list[Played], played_by: Callable[..., list[Played]], tasks: list[Task]
 ) -> None:
-    alone = played_by(tasks[3:1:-1], engine=EngineSettings(2, 2, 8, 512))
+    alone = played_by(tasks[3:1:-1], engine=EngineSettings(rows=2, chunk=8))
     for ours, theirs in zip(alone, played[9:12] + played[6:9], strict=True):
         assert (ours.task, ours.sample, ours.ending) == (theirs.task, theirs.sample, theirs.ending)
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
@@ -131,23 +131,25 @@ def test_turns_samples_and_keys_have_draws_of_their_own(
     assert {move.text for p in again for move in p.moves}.isdisjoint(texts)
 
 
-def test_openings_are_read_once_and_shapes_stay(
-    played_by: Callable[..., list[Played]], tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+def test_actions_are_what_the_sampler_draws_after_their_histories(
+    played: list[Played], cfg: ModelConfig, params: Params, chat: ChatFormat
 ) -> None:
-    rounds = []
-
-    def sample(*args: Any, **options: Any) -> Iterator[tuple[int, list[Sample]]]:
-        rounds.append([len(own) for own in args[3]])
-        return sampler(*args, **options)
-
-    sampler = episodes.sample
-    monkeypatch.setattr(episodes, "sample", sample)
-    played = played_by(tasks[:2])
-    assert rounds[0] == [3, 3, 0, 0]
-    assert len(rounds) == max(len(p.moves) for p in played) > 1
-    for number, asked in enumerate(rounds[1:], 2):
-        going = sum(len(p.moves) >= number for p in played)
-        assert asked == [1] * going + [0] * (-going % ENGINE.rows)
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+    for turn in range(LIMITS.turns):
+        own = [p for p in played if len(p.moves) > turn]
+        trunks = [p.tokens[: p.moves[turn].start] for p in own]
+        requests = [
+            [Request(len(trunk), len(trunk), zlib.crc32(p.task.id.encode()), p.sample)]
+            for trunk, p in zip(trunks, own, strict=True)
+        ]
+        key = jax.random.fold_in(jax.random.key(5), turn)
+        ends = chat.tokenizer.ends
+        drawn = sample(params, cfg, trunks, requests, key, ends, SAMPLING, ORACLE, mesh)
+        for number, (expected,) in drawn:
+            p, move = own[number], own[number].moves[turn]
+            np.testing.assert_array_equal(p.tokens[move.start : move.end], expected.tokens)
+            np.testing.assert_allclose(move.plain, expected.plain, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(move.behaviour, expected.behaviour, rtol=1e-5, atol=1e-5)
 
 
 def test_top_1_is_greedy(played_by: Callable[..., list[Played]], tasks: list[Task]) -> None:

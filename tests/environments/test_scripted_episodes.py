@@ -1,7 +1,8 @@
 """Episodes of scripted policies: what becomes of their tokens, and how episodes end."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from pivotrl_jax.environments import (
     play,
 )
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings
+from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.text import ChatTemplate, Clip, RenderSettings, render
 from pivotrl_jax.trajectories import Trajectory, read
 
@@ -50,22 +51,34 @@ def script(
         limits: EpisodeSettings = ROOMY,
     ) -> Played:
         left = list(actions)
-        keys = set[int]()
 
-        def sample(
-            params: object, cfg: object, trunks: list[np.ndarray], requests: list[list[Request]],
-            key: jax.Array, *_: object, **__: object,
-        ) -> Iterator[tuple[int, list[Sample]]]:  # fmt: skip
-            ((request,), *idle) = requests
-            assert (request.start, request.end) == (len(trunks[0]), len(trunks[0]))
-            assert (len(requests), any(idle)) == (ENGINE.rows, False)
-            keys.add(jax.random.bits(key).item())
-            assert len(keys) == len(actions) - len(left) + 1  # another key every turn
-            tokens = np.array(left.pop(0), np.int32)
-            logp = np.zeros(len(tokens), np.float32)
-            yield 0, [Sample(tokens, logp, logp, tokens[-1] != chat.tokenizer.eot)]
+        class Scripted:
+            """A session of one row; it must be asked for what is new, and only for that."""
 
-        monkeypatch.setattr(episodes, "sample", sample)
+            rows = 1
+            held = np.zeros(0, np.int32)
+            asked = False
+
+            def __init__(self, *_: object) -> None: ...
+
+            def ask(self, row: int, history: np.ndarray, kept: int, *numbers: int) -> None:
+                assert not self.asked
+                assert (row, numbers) == (
+                    0,
+                    (len(actions) - len(left), zlib.crc32(task.id.encode()), 0),
+                )
+                assert kept == len(self.held)
+                np.testing.assert_array_equal(history[:kept], self.held)
+                self.held, self.asked = history, True
+
+            def step(self) -> list[tuple[int, Sample]]:
+                assert self.asked
+                self.asked = False
+                tokens = np.array(left.pop(0), np.int32)
+                logp = np.zeros(len(tokens), np.float32)
+                return [(0, Sample(tokens, logp, logp, tokens[-1] != chat.tokenizer.eot))]
+
+        monkeypatch.setattr(episodes, "Session", Scripted)
         (one,) = play(
             None, None, environment, [task], 1, jax.random.key(0), chat, limits,
             SAMPLING, ENGINE, None,
