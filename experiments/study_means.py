@@ -1,7 +1,6 @@
 """What the policies of an arm reached, and how far it is from two other arms, paired."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ def means(own: Evaluated, first: Evaluated, pivotrl: Evaluated) -> Row:
 
     In-domain are win rates and scores of tasks, out of domain the mean of all suites ("ood") and
     each of them ("ood/NAME"). Results are averaged over seeds first, in a difference over those of
-    both arms; intervals are bootstraps over tasks or questions. A difference is None where two arms
-    have nothing in common.
+    both arms; intervals are bootstraps over groups of tasks or questions. A difference is None
+    where two arms have nothing in common.
     """
     changes, below = _changes(own, first), _changes(pivotrl, own)
     return {
@@ -101,9 +100,5 @@ def _tables(runs: Evaluated, name: str) -> list[pa.Table]:
 
 
 def _over_tasks(scores: TaskScores) -> Interval:
-    """Every group of tasks weighs the same."""
-    sizes = Counter(group for group, _ in scores)
-    values = [
-        value * len(scores) / (len(sizes) * sizes[group]) for (group, _), value in scores.items()
-    ]
-    return clustered_mean(values, [task for _, task in scores], SEED)
+    """Every task weighs the same; those of a group (a database) are drawn together."""
+    return clustered_mean(list(scores.values()), [group for group, _ in scores], SEED)

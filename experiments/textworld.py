@@ -57,7 +57,7 @@ GAMES, EXPERT, WEAK, BASE = (
 )
 COUNTS: Mapping[Split, int] = {"train": 400, "validation": 60, "test": 120}
 WEAK_GAMES = 1_500
-QUESTIONS = 4_000  # of each procedural task, to pre-train on
+QUESTIONS = 2_500  # of each procedural task, to pre-train on
 EXPERT_STYLE, WEAK_STYLES = Style(0), tuple(Style(seed) for seed in range(1, 9))
 
 

@@ -5,6 +5,7 @@ are drawn with replacement, never single candidates.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +56,23 @@ def clustered_mean(
     mean = float(values_P.mean())
     if len(counts) == 1:
         return Interval(mean, float("nan"), float("nan"))
-    low, high = np.quantile(
-        _resampled_means(sums, counts, seed, resamples), [(1 - level) / 2, (1 + level) / 2]
-    )
-    return Interval(mean, float(low), float(high))
+    rng = np.random.default_rng(seed)
+    return _interval(mean, _resampled_means(sums, counts, rng, resamples), level)
+
+
+def stratified_mean(
+    strata: Sequence[npt.ArrayLike], seed: int, resamples: int = 2000, level: float = 0.95
+) -> Interval:
+    """The mean of the means of `strata`, each [P] with a P of its own, and its percentile interval.
+
+    Every stratum weighs the same, whatever its size, and values are drawn within their own, so that
+    the interval stays within the range of the values. It has no width for single values.
+    """
+    rng = np.random.default_rng(seed)
+    values = [np.asarray(own, np.float64) for own in strata]
+    means_NB = [_resampled_means(own, np.ones(len(own)), rng, resamples) for own in values]
+    mean = float(np.mean([own.mean() for own in values]))
+    return _interval(mean, np.mean(means_NB, axis=0), level)
 
 
 def paired_difference(
@@ -80,11 +94,16 @@ def paired_difference(
     return clustered_mean(after_P - before_P, clusters, seed, resamples, level)
 
 
-def _resampled_means(sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+def _interval(mean: float, resampled: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def _resampled_means(
+    sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator, resamples: int
+) -> np.ndarray:
     """Means of `resamples` draws of as many clusters as there are, with replacement."""
     number = len(counts)
     # How often each cluster is drawn is all that a mean depends on: one matrix product does it.
-    draws = np.random.default_rng(seed).multinomial(
-        number, np.full(number, 1 / number), size=resamples
-    )
+    draws = rng.multinomial(number, np.full(number, 1 / number), size=resamples)
     return (draws @ sums) / (draws @ counts)

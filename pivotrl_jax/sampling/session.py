@@ -95,7 +95,7 @@ class Session:
         self._asked[row] = len(history), (turn, candidate, sample)
 
     def step(self) -> list[tuple[int, Sample]]:
-        """Reads all that was asked for and decodes a chunk; the turns that ended, and their rows."""
+        """Reads all that was asked for and decodes a chunk; turns that ended, and their rows."""
         self._read()
         self._slots = slots = advance(
             self._params,

@@ -135,13 +135,13 @@ def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):
         sample_and_train(path)
     found = study_summary.summary(tmp_path, list(both.values()), 3)
     measured = found["pivotrl"]["means"]
-    # Tasks' means are 1, 1 and 1/2; groups weigh the same. Before, they were 1/2, 0 and 0.
-    assert measured["in_domain/greedy"]["mean"]["mean"] == pytest.approx((1 + 0.5) / 2)
-    assert measured["in_domain/greedy"]["change"]["mean"] == pytest.approx((0.75 + 0.5) / 2)
+    # Tasks' means are 1, 1 and 1/2. Before, they were 1/2, 0 and 0.
+    assert measured["in_domain/greedy"]["mean"]["mean"] == pytest.approx(2.5 / 3)
+    assert measured["in_domain/greedy"]["change"]["mean"] == pytest.approx(2 / 3)
     assert measured["ood"]["mean"]["mean"] == 1
     assert measured["ood"]["change"]["mean"] == pytest.approx(0.5)
     below = found["base"]["means"]["in_domain/greedy"]["below_pivotrl"]
-    assert below["mean"] == pytest.approx((0.75 + 0.5) / 2)
+    assert below["mean"] == pytest.approx(2 / 3)
     assert measured["in_domain/greedy"]["below_pivotrl"]["mean"] == 0
     assert [measured[f"ood/{s}"]["change"]["mean"] for s in "xy"] == [0, 1]
     own = found["pivotrl"]["seeds"]["1"]

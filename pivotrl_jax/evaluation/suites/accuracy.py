@@ -1,14 +1,14 @@
 """How often answers are right, suite by suite, and what changed from one policy to another.
 
-Tables are those of `evaluate_suites`. Intervals are bootstraps over questions.
+Tables are those of `evaluate_suites`. Intervals are bootstraps over questions,
+drawn within their suite.
 """
 
 from collections.abc import Mapping
 
-import numpy as np
 import pyarrow as pa
 
-from pivotrl_jax.evaluation.bootstrap import Interval, clustered_mean
+from pivotrl_jax.evaluation.bootstrap import Interval, clustered_mean, stratified_mean
 
 Scores = Mapping[str, Mapping[str, float]]  # of each suite, of every question by its id
 
@@ -68,13 +68,4 @@ def _means(scores: Scores, seed: int) -> dict[str, Interval]:
 
 
 def _mean_of_suites(scores: Scores, seed: int) -> Interval:
-    """The mean of the suites' means; its interval is that of questions drawn within suites."""
-    means = {suite: np.mean(list(own.values())) for suite, own in scores.items()}
-    size, mean = sum(map(len, scores.values())), np.mean(list(means.values()))
-    # A question's deviation from its suite's mean counts by how much its suite outweighs its size.
-    values = [
-        mean + (value - means[suite]) * size / (len(scores) * len(own))
-        for suite, own in scores.items()
-        for value in own.values()
-    ]
-    return clustered_mean(values, [q for own in scores.values() for q in own], seed)
+    return stratified_mean([list(own.values()) for own in scores.values()], seed)

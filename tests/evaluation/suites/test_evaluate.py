@@ -203,3 +203,9 @@ def test_the_interval_of_the_mean_is_that_of_draws_within_suites():
     np.testing.assert_allclose(
         [found.low, found.high], np.quantile(draws, [0.025, 0.975]), atol=0.005
     )
+
+
+def test_the_interval_of_the_mean_stays_within_what_scores_can_be():
+    few, many = {"a1": ("a", [N]), "a2": ("a", [Y])}, {f"b{i}": ("b", [Y]) for i in range(200)}
+    found = mean_accuracy(table(few | many), seed=0)
+    assert (found.mean, found.low, found.high) == (0.75, 0.5, 1.0)
