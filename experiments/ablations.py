@@ -1,22 +1,22 @@
 """Every arm of a study, several seeds of each, and what they measured.
 
-    python -m experiments.ablations --config=experiments/textworld.py --seeds=3
+    python -m experiments.ablations --config=experiments/textworld.py --seeds=3 --jobs=2
     python -m experiments.ablations --config=experiments/textworld.py:quick --arms=base,sft,pivotrl
     python -m experiments.ablations --config=experiments/textworld.py --tune
 
 Arms and seeds are runs of `experiments.run`, in folders ARM/SEED of the work directory, and resume
 like them: what is done is not done again. Overrides on the command line hold for every arm. What
-they measured is in summary.json, study.md and study.html of the work directory.
+they measured is in summary.json, study.md and study.html of the work directory. On a CPU, where a
+small policy keeps no more than one core busy, `--jobs` runs several at once.
 
 `--tune` chooses learning rates before all that: as many trials for every arm, with seed 0 and in
 tune/ of the work directory, are compared by episodes of validation tasks. It leaves tuned.json,
 and the arms of later commands take their rates from there.
 """
 
-import copy
 import importlib
+import itertools
 import operator
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,19 @@ from ml_collections.config_flags.config_flags import get_config_filename
 from experiments import study_report
 from experiments.arms import Arm, Study
 from experiments.config import from_config
-from experiments.context import Run, open_run, write_json
+from experiments.context import write_json
 from experiments.memory import use_huge_pages
-from experiments.run import CONFIG, WORKDIR, friendly, train_and_evaluate
+from experiments.run import CONFIG, WORKDIR, friendly
 from experiments.settings import Settings
+from experiments.study_runs import Work, run_all, settings_of, use_compilation_cache
 from experiments.study_summary import choices, summary
 from experiments.tune import VALIDATION, choice, trials, tuned, with_overrides
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.parallel import make_mesh
 
 SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds of every arm.", lower_bound=1)
 CHOSEN = flags.DEFINE_list("arms", None, "These arms only; by default all of the study's.")
+JOBS = flags.DEFINE_integer("jobs", 1, "How many runs at once, on CPU.", lower_bound=1)
 TUNE = flags.DEFINE_bool("tune", False, "Choose the arms' learning rates, and do nothing else.")
 
 
@@ -50,17 +51,6 @@ def study_of(file: str) -> Study:
     if not isinstance(found, Study):
         raise UserError(f"{file} describes no study; use --config=experiments/textworld.py")
     return found
-
-
-def settings_of(config: Any, arm: Arm, seed: int, workdir: Path) -> Settings:
-    """The run of an arm: the configuration with the arm's overrides and this seed."""
-    own = copy.deepcopy(config)
-    with own.unlocked():
-        own.update_from_flattened_dict(dict(arm.overrides))
-        own.seed = seed
-        if arm.like is not None:
-            own.profile.samples_from = str(workdir / arm.like / str(seed))
-    return from_config(Settings, own)
 
 
 def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
@@ -74,50 +64,29 @@ def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
     return [arm for arm in arms if arm.name in all_names]
 
 
-def runs(arms: Sequence[Arm], seeds: int) -> Iterator[tuple[Arm, int]]:
+def runs(arms: Sequence[Arm], seeds: int) -> Iterator[Work]:
     """Seed by seed, so that a study that is stopped has whole seeds."""
     return ((arm, seed) for seed in range(seeds) for arm in arms)
 
 
-def run_arm(config: Any, arm: Arm, first: Arm, seed: int, workdir: Path) -> None:
-    directory = workdir / arm.name / str(seed)
-    settings = settings_of(config, arm, seed, workdir)
-    run = open_run(settings, directory)
-    if arm is not first:
-        take_base(run, workdir / first.name / str(seed))
-    with jax.set_mesh(run.mesh):
-        train_and_evaluate(run)
-
-
-def take_base(run: Run, other: Path) -> None:
-    """The base is one policy in all arms of a seed: it is evaluated once."""
-    done = Path("done", "evaluate_base")
-    if (run.workdir / done).exists():
-        return
-    for file in [*other.glob("evaluate/base*"), other / done]:
-        target = run.workdir / file.relative_to(other)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            shutil.copytree(file, target, dirs_exist_ok=True)
-        else:
-            shutil.copy2(file, target)
-
-
-def tune(config: Any, study: Study, arms: Sequence[Arm], workdir: Path) -> None:
-    """Runs every arm's trials and writes what they chose to tuned.json, arm by arm."""
-    first, found = with_overrides(arms[0], VALIDATION), choices(workdir)
-    run_arm(config, first, first, 0, workdir / "tune")
+def tune(config: Any, study: Study, arms: Sequence[Arm], workdir: Path, jobs: int) -> None:
+    """Runs every arm's trials and writes what they chose to tuned.json."""
+    first, place = with_overrides(arms[0], VALIDATION), workdir / "tune"
+    tried = {arm.name: own for arm in arms if (own := _trials(config, study, arm, workdir))}
+    work = [(trial, 0) for trial in (first, *itertools.chain(*tried.values()))]
+    run_all(config, work, first, place, jobs)
+    found = {name: choice(own, place) for name, own in tried.items()}
+    write_json(workdir / "tuned.json", choices(workdir) | found)
     for arm in arms:
-        if arm.tuned is None:
-            continue
-        settings = settings_of(config, arm, 0, workdir)
-        own = trials(arm, study.factors, operator.attrgetter(arm.tuned)(settings))
-        for trial in own:
-            print(f"== {arm.title}, {arm.tuned} {trial.overrides[arm.tuned]:g}", flush=True)
-            run_arm(config, trial, first, 0, workdir / "tune")
-        found[arm.name] = choice(own, workdir / "tune")
-        write_json(workdir / "tuned.json", found)
-        print(f"== {arm.title}: {found[arm.name]['chosen']:g}", flush=True)
+        if arm.name in found:
+            print(f"== {arm.title}: {found[arm.name]['chosen']:g}", flush=True)
+
+
+def _trials(config: Any, study: Study, arm: Arm, workdir: Path) -> list[Arm]:
+    if arm.tuned is None:
+        return []
+    settings = settings_of(config, arm, 0, workdir)
+    return trials(arm, study.factors, operator.attrgetter(arm.tuned)(settings))
 
 
 def require_episodes(settings: Settings, file: str) -> None:
@@ -129,6 +98,12 @@ def require_episodes(settings: Settings, file: str) -> None:
         )
 
 
+def require_cpu(jobs: int) -> None:
+    """UserError for several processes where one takes all of an accelerator's memory."""
+    if jobs > 1 and jax.default_backend() != "cpu":
+        raise UserError(f"--jobs={jobs} is for CPUs; an accelerator takes one run at a time")
+
+
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     file = get_config_filename(flags.FLAGS["config"])
@@ -136,19 +111,18 @@ def main(argv: list[str]) -> None:
     settings = from_config(Settings, config)
     require_episodes(settings, file)
     workdir = Path(WORKDIR.value or f"runs/study-{settings.name}-{settings.preset}")
-    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    require_cpu(JOBS.value)
+    use_compilation_cache()
     arms = chosen(study.arms, CHOSEN.value)
     mesh = make_mesh(settings.mesh)
     with jax.set_mesh(mesh):
         study.prepare(mesh)
     if TUNE.value:
-        tune(config, study, arms, workdir)
+        tune(config, study, arms, workdir, JOBS.value)
         return
     arms = tuned(arms, choices(workdir))
-    for arm, seed in runs(arms, SEEDS.value):
-        print(f"== {arm.title}, seed {seed}", flush=True)
-        run_arm(config, arm, arms[0], seed, workdir)
-        write_json(workdir / "summary.json", summary(workdir, arms, SEEDS.value))
+    run_all(config, list(runs(arms, SEEDS.value)), arms[0], workdir, JOBS.value)
+    write_json(workdir / "summary.json", summary(workdir, arms, SEEDS.value))
     print(f"report: {study_report.write(workdir, workdir)}")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from jax.sharding import Mesh
@@ -51,7 +50,7 @@ def arm(
 ) -> Arm:
     """Overrides as keywords, with two underscores for a dot."""
     paths = {path.replace("__", "."): value for path, value in overrides.items()}
-    return Arm(name, title, MappingProxyType(paths), like, tuned)
+    return Arm(name, title, paths, like, tuned)
 
 
 EXACT = (("exact", 1.0),)

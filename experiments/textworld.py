@@ -38,7 +38,7 @@ from experiments.settings import (
 from pivotrl_jax.environments import Split
 from pivotrl_jax.environments.textworld_expert import Style, write_expert, write_weak
 from pivotrl_jax.environments.textworld_games import generate
-from pivotrl_jax.environments.textworld_house import MEDIUM
+from pivotrl_jax.environments.textworld_house import EASY, MEDIUM
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.evaluation.suites import PROCEDURES, reasoning_questions
 from pivotrl_jax.objectives import PolicySettings
@@ -55,7 +55,7 @@ HOME = Path("runs/textworld")
 GAMES, EXPERT, WEAK, BASE = (
     HOME / name for name in ("games.jsonl.gz", "expert.jsonl", "weak.jsonl", "base")
 )
-COUNTS: Mapping[Split, int] = {"train": 400, "validation": 60, "test": 120}
+COUNTS: Mapping[Split, int] = {"train": 400, "validation": 60, "test": 200}
 WEAK_GAMES = 1_500
 QUESTIONS = 2_500  # of each procedural task, to pre-train on
 EXPERT_STYLE, WEAK_STYLES = Style(0), tuple(Style(seed) for seed in range(1, 9))
@@ -144,7 +144,7 @@ def prepare(mesh: Mesh) -> None:
     """Makes what the configuration reads, unless it is there."""
     HOME.mkdir(parents=True, exist_ok=True)
     if not EXPERT.exists():
-        games = generate(MEDIUM, COUNTS, seed=0)
+        games = generate(EASY, COUNTS, seed=0)
         write_games(games, GAMES)
         others = generate(MEDIUM, {"train": WEAK_GAMES + len(games)}, seed=1)
         known = {game.id for game in games}

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ VALIDATION: Mapping[str, Any] = {
 
 def with_overrides(arm: Arm, overrides: Mapping[str, Any], **fields: Any) -> Arm:
     """The arm with more `overrides`, and with other `fields`."""
-    together = MappingProxyType({**arm.overrides, **overrides})
+    together = {**arm.overrides, **overrides}
     return dataclasses.replace(arm, overrides=together, **fields)
 
 

@@ -13,6 +13,7 @@ from experiments import (
     context,
     episodes,
     evaluate_stages,
+    study_runs,
     study_summary,
     textworld,
     tune,
@@ -29,7 +30,7 @@ WORKDIR = Path("study")
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Settings]:
     config = to_config(textworld.study())
-    return {arm.name: ablations.settings_of(config, arm, 3, WORKDIR) for arm in arms.ARMS}
+    return {arm.name: study_runs.settings_of(config, arm, 3, WORKDIR) for arm in arms.ARMS}
 
 
 def test_every_arm_has_the_same_data_and_the_same_measures(settings):
@@ -83,11 +84,11 @@ def test_the_base_is_evaluated_once(tmp_path):
         (first / file).parent.mkdir(parents=True, exist_ok=True)
         (first / file).write_text(file)
     (first / "evaluate/sft.json").write_text("not the base's")
-    ablations.take_base(run, first)
+    study_runs.take_base(run, first)
     files = {str(p.relative_to(run.workdir)) for p in run.workdir.rglob("*") if p.is_file()}
     assert files == own
     (run.workdir / "evaluate/base_suites.parquet").write_text("own")
-    ablations.take_base(run, first)
+    study_runs.take_base(run, first)
     assert (run.workdir / "evaluate/base_suites.parquet").read_text() == "own"
 
 
@@ -244,11 +245,11 @@ def test_every_arm_has_as_many_trials_that_differ_in_its_rate_alone():
     config = to_config(textworld.study())
     for arm in arms.ARMS[1:]:
         stage = arm.tuned.split(".")[0]
-        plain = ablations.settings_of(config, arm, 0, WORKDIR)
+        plain = study_runs.settings_of(config, arm, 0, WORKDIR)
         configured = getattr(plain, stage).optimizer.learning_rate
         own = tune.trials(arm, textworld.STUDY.factors, configured)
         assert [trial.name for trial in own] == [f"{arm.name}-{n}" for n in range(3)]
-        found = [ablations.settings_of(config, trial, 0, WORKDIR) for trial in own]
+        found = [study_runs.settings_of(config, trial, 0, WORKDIR) for trial in own]
         rates = [getattr(each, stage).optimizer.learning_rate for each in found]
         assert rates == RATES[stage]
         assert {(each.environment.split, each.suites.names) for each in found} == {
@@ -281,7 +282,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     ran = []
 
     def run_arm(config, arm, first, seed, workdir):
-        ran.append((arm.name, seed, ablations.settings_of(config, arm, seed, workdir)))
+        ran.append((arm.name, seed, study_runs.settings_of(config, arm, seed, workdir)))
         name, _, number = arm.name.partition("-")
         wins = WON[name][int(number)] if number else 0
         play(
@@ -291,10 +292,10 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
             {"x1": 1},
         )
 
-    monkeypatch.setattr(ablations, "run_arm", run_arm)
+    monkeypatch.setattr(study_runs, "run_arm", run_arm)
     config, study = to_config(textworld.study()), textworld.STUDY
     own = ablations.chosen(arms.ARMS, ["sft", "strict"])
-    ablations.tune(config, study, own, tmp_path)
+    ablations.tune(config, study, own, tmp_path, 1)
     order = ["base", *(f"{name}-{n}" for name in ("sft", "pivotrl", "strict") for n in range(3))]
     assert [name for name, _, _ in ran] == order
     assert {seed for _, seed, _ in ran} == {0}
@@ -314,7 +315,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
         "sft": 3.33e-4, "pivotrl": 3e-4, "strict": 1e-4,
     }  # fmt: skip
     after = {arm.name: arm for arm in tune.tuned(arms.ARMS, found)}
-    settings = ablations.settings_of(config, after["strict"], 1, tmp_path)
+    settings = study_runs.settings_of(config, after["strict"], 1, tmp_path)
     assert settings.train.optimizer.learning_rate == 1e-4
     assert settings.reward.updates == arms.EXACT
     assert settings.environment.split == "test"

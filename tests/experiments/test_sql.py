@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import ablations, sql
+from experiments import ablations, sql, study_runs
 from experiments.candidates import candidates_stage, read_stage
 from experiments.config import to_config
 from experiments.context import Run
@@ -108,7 +108,7 @@ def test_most_turns_of_the_study_fit(expert: Path, tmp_path: Path) -> None:
 def test_what_the_arms_of_the_study_share() -> None:
     config = to_config(sql.study())
     arms = {
-        arm.name: ablations.settings_of(config, arm, 0, Path("study")) for arm in sql.STUDY.arms
+        arm.name: study_runs.settings_of(config, arm, 0, Path("study")) for arm in sql.STUDY.arms
     }
     assert list(arms) == ["base", "sft", "pivotrl", "no_filter"]
     for name in ("data", "text", "model", "evaluation", "environment", "suites"):

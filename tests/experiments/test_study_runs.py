@@ -1,0 +1,68 @@
+"""Runs of a study side by side: what waits for what, and what a failure leaves."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from experiments import study_runs, textworld
+from experiments.arms import arm
+from experiments.config import to_config
+from pivotrl_jax.errors import UserError
+
+BASE, ONE, LIKE, OTHER = (
+    arm("base", "Base"),
+    arm("one", "One"),
+    arm("like", "Like one", "one"),
+    arm("other", "Other"),
+)
+WORK = [(each, seed) for seed in range(2) for each in (BASE, ONE, LIKE, OTHER)]
+NEEDS = {"base": set(), "one": {"base"}, "like": {"base", "one"}, "other": {"base"}}
+
+
+def test_runs_wait_for_what_they_need_and_for_nothing_else(tmp_path, monkeypatch):
+    done, lock = set(), threading.Lock()
+    # Broken, which fails the test, unless the runs that need only the base are there together.
+    together = threading.Barrier(4, timeout=30)
+
+    def run_arm(config, arm, first, seed, workdir):
+        assert (config, first, workdir) == ("config", BASE, tmp_path)
+        assert {(name, seed) for name in NEEDS[arm.name]} <= done
+        if NEEDS[arm.name] == {"base"}:
+            together.wait()
+        with lock:
+            done.add((arm.name, seed))
+
+    monkeypatch.setattr(study_runs, "run_arm", run_arm)
+    with ThreadPoolExecutor(4) as pool:
+        ended = list(study_runs._in_turn(pool, "config", WORK, BASE, tmp_path, 4))
+    assert sorted((a.name, s) for a, s in ended) == sorted((a.name, s) for a, s in WORK)
+    assert (tmp_path / "like/1/log.txt").exists()
+
+
+def test_no_more_runs_than_jobs_at_once(tmp_path, monkeypatch):
+    now, most, lock = 0, 0, threading.Lock()
+    pause = threading.Event()
+
+    def run_arm(*_):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        pause.wait(0.01)
+        with lock:
+            now -= 1
+
+    monkeypatch.setattr(study_runs, "run_arm", run_arm)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(study_runs._in_turn(pool, None, WORK, BASE, tmp_path, 2))) == len(WORK)
+    assert most == 2
+
+
+def test_an_error_in_a_process_of_its_own_is_the_users(tmp_path):
+    config = to_config(textworld.study())
+    config.data.path = "no/such/file.jsonl"
+    config.model.name = str(tmp_path / "model")
+    with pytest.raises(UserError, match=r"no/such/file|model"):
+        study_runs.run_all(config, [(BASE, 0), (ONE, 0)], BASE, tmp_path, 2)
+    assert not (tmp_path / "one").exists()
