@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
     arms = chosen(study.arms, CHOSEN.value)
     mesh = make_mesh(settings.mesh)
     with jax.set_mesh(mesh):
-        study.prepare(mesh)
+        study.prepare(mesh, settings)
     if TUNE.value:
         tune(config, study, arms, workdir, JOBS.value)
         return

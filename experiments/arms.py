@@ -6,6 +6,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from experiments.settings import Settings
+
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
@@ -25,13 +27,13 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """`prepare` makes what the configuration reads, unless it is there; the first of `arms` trains
+    """`prepare` makes what a preset's settings read, unless it is there; the first of `arms` trains
     nothing.
 
     Every other arm has one trial for each of `factors`, of its configured learning rate.
     """
 
-    prepare: Callable[[Mesh], None]
+    prepare: Callable[[Mesh, Settings], None]
     arms: tuple[Arm, ...]
     factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
 

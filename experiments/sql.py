@@ -132,7 +132,7 @@ def study() -> Settings:
     )
 
 
-def prepare(mesh: Mesh) -> None:
+def prepare(mesh: Mesh, settings: Settings) -> None:
     """Writes the sessions about databases to train on, unless they are there."""
     if EXPERT.exists():
         return

@@ -5,8 +5,8 @@
     python -m experiments.run --config=experiments/textworld.py                   # one arm alone
 
 preset   hardware              time             what comes out
-study    2 CPU cores, 6 GiB    not run yet      every arm of the study, three seeds
-quick    2 CPU cores, 6 GiB    not run yet      every stage once; figures mean little
+study    2 CPU cores, 6 GiB    TIME      every arm of the study, three seeds
+quick    2 CPU cores, 6 GiB    TIME      every stage once; figures mean little
 
 The first command also makes what the others read, in runs/textworld: games, expert and weak
 trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks.
@@ -52,9 +52,8 @@ from pivotrl_jax.verifiers.textworld import write_games
 
 replace = dataclasses.replace
 HOME = Path("runs/textworld")
-GAMES, EXPERT, WEAK, BASE = (
-    HOME / name for name in ("games.jsonl.gz", "expert.jsonl", "weak.jsonl", "base")
-)
+GAMES, EXPERT, WEAK = (HOME / name for name in ("games.jsonl.gz", "expert.jsonl", "weak.jsonl"))
+PRETRAINING = {"study": 3_000, "quick": 1_000}  # steps of each preset's base
 COUNTS: Mapping[Split, int] = {"train": 400, "validation": 60, "test": 200}
 WEAK_GAMES = 1_500
 QUESTIONS = 2_500  # of each procedural task, to pre-train on
@@ -78,7 +77,7 @@ def study() -> Settings:
             clip_observation=None,
             clip_task=None,
         ),
-        model=ModelSettings(name=str(BASE / "model")),
+        model=ModelSettings(name=str(HOME / "study" / "model")),
         mesh=MeshSettings(),
         engine=EngineSettings(rows=32, slots=256, row_multiple=256),
         reward=RewardSettings("textworld", SAME_PROGRESS, databases=str(GAMES)),
@@ -126,6 +125,7 @@ def quick() -> Settings:
     return replace(
         base,
         preset="quick",
+        model=ModelSettings(name=str(HOME / "quick" / "model")),
         data=replace(base.data, limit=60),
         train=replace(base.train, steps=6),
         environment=replace(base.environment, tasks=12, samples=1),
@@ -140,7 +140,7 @@ def get_config(preset: str = "study") -> ml_collections.ConfigDict:
     return presets.config_of(PRESETS, preset)
 
 
-def prepare(mesh: Mesh) -> None:
+def prepare(mesh: Mesh, settings: Settings) -> None:
     """Makes what the configuration reads, unless it is there."""
     HOME.mkdir(parents=True, exist_ok=True)
     if not EXPERT.exists():
@@ -151,8 +151,10 @@ def prepare(mesh: Mesh) -> None:
         weak = [game for game in others if game.id not in known][:WEAK_GAMES]
         write_weak(weak, WEAK_STYLES, noise=0.5, path=WEAK)
         write_expert((game for game in games if game.split == "train"), EXPERT_STYLE, EXPERT)
-    if not (BASE / "model").exists():
-        pretrain(list(documents()), PretrainSettings(), BASE, mesh)
+    model = Path(settings.model.name)
+    if not model.exists():
+        how = PretrainSettings(steps=PRETRAINING[settings.preset])
+        pretrain(list(documents()), how, model.parent, mesh)
 
 
 def documents() -> Iterator[Trajectory]:

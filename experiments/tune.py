@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.arms import Arm
+from experiments.arms import PIVOT_RATE, Arm
 from experiments.study_summary import figures
 
 # A choice is made by episodes; everything else is measured as little as possible.
@@ -32,13 +32,15 @@ def trials(arm: Arm, factors: Sequence[float], configured: float) -> list[Arm]:
     the first trial, or of the first trial of the arm that this one is like.
     """
     assert arm.tuned is not None
+    profiles = arm.tuned == PIVOT_RATE
     rates = [float(f"{configured * factor:.3g}") for factor in sorted(factors)]
     return [
         with_overrides(
             arm,
             {**VALIDATION, arm.tuned: rate},
             name=f"{arm.name}-{number}",
-            like=f"{arm.like or arm.name}-0" if arm.like or number else None,
+            title=f"{arm.title}, {arm.tuned} {rate:g}",
+            like=f"{arm.like or arm.name}-0" if arm.like or (profiles and number) else None,
         )
         for number, rate in enumerate(rates)
     ]

@@ -265,9 +265,10 @@ def test_trials_of_one_policy_share_their_samples():
     by_name = {arm.name: arm for arm in arms.ARMS}
     shared = {
         name: [trial.like for trial in tune.trials(by_name[name], (1.0, 3.0), 1e-3)]
-        for name in ("pivotrl", "strict", "after_sft")
+        for name in ("sft", "pivotrl", "strict", "after_sft")
     }
     assert shared == {
+        "sft": [None, None],
         "pivotrl": [None, "pivotrl-0"],
         "strict": ["pivotrl-0", "pivotrl-0"],
         "after_sft": [None, "after_sft-0"],

@@ -70,7 +70,7 @@ def test_the_recipe_pays_for_the_result_that_was_looked_up(sampled: str, reward:
 def expert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "sql" / "expert.jsonl"
     monkeypatch.setattr(sql, "EXPERT", path)
-    sql.STUDY.prepare(make_mesh(sql.study().mesh))
+    sql.STUDY.prepare(make_mesh(sql.study().mesh), sql.study())
     return path
 
 
@@ -91,7 +91,7 @@ def test_the_study_learns_from_databases_that_no_episode_is_about(expert: Path) 
     assert sql.study().environment.split == "test"
     # A study that goes on finds what it had.
     before = expert.stat().st_mtime_ns
-    sql.STUDY.prepare(make_mesh(sql.study().mesh))
+    sql.STUDY.prepare(make_mesh(sql.study().mesh), sql.study())
     assert expert.stat().st_mtime_ns == before
 
 
