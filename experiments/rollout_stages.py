@@ -18,6 +18,7 @@ from experiments.candidates import Corpus
 from experiments.context import Run, write_json
 from experiments.progress import Progress, StageRecord
 from experiments.reuse import reuse
+from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params
 from pivotrl_jax.pivots import (
@@ -90,9 +91,16 @@ def _manifest(run: Run, params: Params, turns: Sequence[Turn]) -> dict[str, Any]
         "template": {name: own.template.fingerprint for name, own in run.domains.items()},
         "candidates": candidates.hexdigest(),
         "sampling": dataclasses.asdict(settings.profile.sampling),
-        "reward": {name: dataclasses.asdict(own.reward) for name, own in settings.domains.items()},
+        "reward": rewards(settings),
         "seed": settings.seed,
     }
+
+
+def rewards(settings: Settings) -> dict[str, Any]:
+    """What decides the rewards of samples, by domain; training's updates have no part in these."""
+    own = {name: domain.reward for name, domain in settings.domains.items()}
+    judged = {name: dataclasses.replace(reward, updates=()) for name, reward in own.items()}
+    return {name: dataclasses.asdict(reward) for name, reward in judged.items()}
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Arms of a study: the same data for all, what they share, and what their figures come to."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from experiments import (
     context,
     episodes,
     evaluate_stages,
+    rollout_stages,
     study_runs,
     study_summary,
     textworld,
@@ -159,6 +161,15 @@ def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):
     assert found["base"]["seeds"]["0"]["flops"] == {"profile": 0, "training": 0}
     assert found["base"]["tuned"] is None
     assert list(found["base"]["seeds"]) == ["0", "1"]
+
+
+def test_the_base_is_judged_alike_in_all_arms(settings):
+    """Or the arms with strict match could not take its evaluation (`take_base`)."""
+    first, *others = (rollout_stages.rewards(own) for own in settings.values())
+    assert all(own == first for own in others)
+    reward = dataclasses.replace(settings["base"].reward, truncated="fail")
+    other = dataclasses.replace(settings["base"], reward=reward)
+    assert rollout_stages.rewards(other) != first
 
 
 BLANK = {"task": "t", "sample": 0, "turns": 2, "tokens": 6, "malformed": 1, "invalid": 0}
