@@ -11,7 +11,7 @@ small policy keeps no more than one core busy, `--jobs` runs several at once.
 
 `--tune` chooses learning rates before all that: as many trials for every arm, with seed 0 and in
 tune/ of the work directory, are compared by episodes of validation tasks. It leaves tuned.json,
-and the arms of later commands take their rates from there.
+and the arms of later commands take their rates from there; variants of PivotRL take PivotRL's.
 """
 
 import importlib
@@ -54,13 +54,14 @@ def study_of(file: str) -> Study:
 
 
 def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
-    """The named arms (None: all) in the study's order, with those whose samples they take."""
+    """The named arms (None: all) in the study's order, with those that they take something of."""
     by_name = {arm.name: arm for arm in arms}
     unknown = [name for name in names or () if name not in by_name]
     if unknown:
         raise UserError(f"no arm {unknown[0]!r}; the study has {', '.join(by_name)}")
     wanted = [by_name[name] for name in (by_name if names is None else names)]
-    all_names = {arms[0].name, *(arm.name for arm in wanted), *(arm.like for arm in wanted)}
+    needed = {name for arm in wanted for name in (arm.name, arm.like, arm.rate_of)}
+    all_names = {arms[0].name, *needed}
     return [arm for arm in arms if arm.name in all_names]
 
 

@@ -12,7 +12,7 @@ from experiments.settings import Settings
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """`overrides` by their path below `config`; `tuned` is the path of the learning rate that
-    trials choose (None: nothing to choose).
+    trials choose (None: no trials). An arm with `rate_of` another takes what that one's chose.
 
     An arm `like` another one profiles the same policy at the same candidates: it takes that one's
     samples instead of drawing them again.
@@ -23,6 +23,7 @@ class Arm:
     overrides: Mapping[str, Any]
     like: str | None = None
     tuned: str | None = None
+    rate_of: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Study:
     """`prepare` makes what a preset's settings read, unless it is there; the first of `arms` trains
     nothing.
 
-    Every other arm has one trial for each of `factors`, of its configured learning rate.
+    What is `tuned` has one trial for each of `factors`, of its configured learning rate.
     """
 
     prepare: Callable[[Mesh, Settings], None]
@@ -48,11 +49,17 @@ def arm(
     title: str,
     like: str | None = None,
     tuned: str | None = PIVOT_RATE,
+    rate_of: str | None = None,
     **overrides: Any,
 ) -> Arm:
     """Overrides as keywords, with two underscores for a dot."""
     paths = {path.replace("__", "."): value for path, value in overrides.items()}
-    return Arm(name, title, paths, like, tuned)
+    return Arm(name, title, paths, like, tuned, rate_of)
+
+
+def variant(name: str, title: str, like: str | None = "pivotrl", **overrides: Any) -> Arm:
+    """PivotRL with something changed, at PivotRL's learning rate."""
+    return arm(name, title, like, tuned=None, rate_of="pivotrl", **overrides)
 
 
 EXACT = (("exact", 1.0),)
@@ -76,14 +83,13 @@ ARMS = (
         train__steps=0,
         end_to_end__steps=60,
     ),
-    arm("reprofile", "PivotRL, profiled again", "pivotrl", reprofile__every=20),
-    arm("online", "PivotRL, online choice", "pivotrl", train__curriculum="online"),
-    arm(
+    variant("reprofile", "PivotRL, profiled again", reprofile__every=20),
+    variant("online", "PivotRL, online choice", train__curriculum="online"),
+    variant(
         "leave_one_out",
         "PivotRL, leave-one-out advantages",
-        "pivotrl",
         train__normalisation="leave_one_out",
     ),
-    arm("with_sft", "PivotRL with expert turns as SFT", "pivotrl", train__sft_coef=0.1),
-    arm("after_sft", "PivotRL after SFT", sft__epochs=1),
+    variant("with_sft", "PivotRL with expert turns as SFT", train__sft_coef=0.1),
+    variant("after_sft", "PivotRL after SFT", None, sft__epochs=1),
 )

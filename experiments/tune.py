@@ -64,4 +64,4 @@ def _tried(rate: float, run: Path) -> dict[str, Any]:
 def tuned(arms: Sequence[Arm], found: Mapping[str, Any]) -> list[Arm]:
     """The arms with the rates that were chosen for them, if any (`choice`, by name)."""
     rates = {name: {own["field"]: own["chosen"]} for name, own in found.items()}
-    return [with_overrides(arm, rates.get(arm.name, {})) for arm in arms]
+    return [with_overrides(arm, rates.get(arm.rate_of or arm.name, {})) for arm in arms]

@@ -254,7 +254,11 @@ RATES |= {stage: [1e-4, 3e-4, 9e-4] for stage in ("train", "end_to_end")}
 
 def test_every_arm_has_as_many_trials_that_differ_in_its_rate_alone():
     config = to_config(textworld.study())
-    for arm in arms.ARMS[1:]:
+    own_trials = [arm for arm in arms.ARMS if arm.tuned]
+    assert [arm.name for arm in own_trials] == [
+        "sft", "pivotrl", "no_filter", "strict", "neither", "end_to_end"
+    ]  # fmt: skip
+    for arm in own_trials:
         stage = arm.tuned.split(".")[0]
         plain = study_runs.settings_of(config, arm, 0, WORKDIR)
         configured = getattr(plain, stage).optimizer.learning_rate
@@ -276,13 +280,12 @@ def test_trials_of_one_policy_share_their_samples():
     by_name = {arm.name: arm for arm in arms.ARMS}
     shared = {
         name: [trial.like for trial in tune.trials(by_name[name], (1.0, 3.0), 1e-3)]
-        for name in ("sft", "pivotrl", "strict", "after_sft")
+        for name in ("sft", "pivotrl", "strict")
     }
     assert shared == {
         "sft": [None, None],
         "pivotrl": [None, "pivotrl-0"],
         "strict": ["pivotrl-0", "pivotrl-0"],
-        "after_sft": [None, "after_sft-0"],
     }
 
 
@@ -332,7 +335,11 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     assert settings.reward.updates == arms.EXACT
     assert settings.environment.split == "test"
     assert settings.profile.samples_from == str(tmp_path / "pivotrl/1")
-    assert [after[arm.name] == arm for arm in arms.ARMS].count(False) == 3
+    variants = [arm.name for arm in arms.ARMS if arm.rate_of]
+    assert variants == ["reprofile", "online", "leave_one_out", "with_sft", "after_sft"]
+    rates = {after[name].overrides["train.optimizer.learning_rate"] for name in variants}
+    assert rates == {3e-4}
+    assert [after[arm.name] == arm for arm in arms.ARMS].count(False) == 3 + len(variants)
     play(tmp_path / "base/0", "base", {"a": [0]}, {"x1": 1})
     play(tmp_path / "strict/0", "pivotrl", {"a": [1]}, {"x1": 1})
     summary = study_summary.summary(tmp_path, [after["base"], after["strict"]], 1)
