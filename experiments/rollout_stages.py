@@ -59,7 +59,10 @@ def profile_stage(
     store = ProfileStore(run.workdir / name, manifest)
     judging = run.judging(truncated)
     if run.settings.profile.samples_from is not None:
-        reuse(store, Path(run.settings.profile.samples_from) / name, manifest, turns, judging)
+        other = Path(run.settings.profile.samples_from)
+        # A run that profiled once has nothing for later profiles; one without any is a mistake.
+        if (other / name).exists() or not (other / "profile" / "train").exists():
+            reuse(store, other / name, manifest, turns, judging)
     done = store.done()
     with Progress(name, len(turns), "candidates", initial=len(done)) as bar:
         batches = rollouts(

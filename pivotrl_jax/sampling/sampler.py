@@ -174,11 +174,11 @@ def drawn_in(
     drawn: Drawn, at: tuple[int, int], length: int, ends: tuple[int, ...], drafted: int = 0
 ) -> Sample:
     """The sample of the ended slot `at` of what all slots have drawn, on the host."""
-    tokens = drawn.tokens_RBS[at][:length].copy()
+    tokens = np.array(drawn.tokens_RBS[at][:length])
     return Sample(
         tokens,
-        drawn.behaviour_RBS[at][:length].copy(),
-        drawn.plain_RBS[at][:length].copy(),
+        np.array(drawn.behaviour_RBS[at][:length]),
+        np.array(drawn.plain_RBS[at][:length]),
         truncated=bool(tokens[-1] not in ends),
         drafted=drafted,
     )
