@@ -1,16 +1,18 @@
 """PivotRL in text games, with a policy from scratch: the whole study of docs/study.md on a CPU.
 
-    python -m experiments.ablations --config=experiments/textworld.py --seeds=3   # :study
-    python -m experiments.ablations --config=experiments/textworld.py:quick
+    python -m experiments.ablations --config=experiments/textworld.py --jobs=2 --tune   # :study
+    python -m experiments.ablations --config=experiments/textworld.py --jobs=2 --seeds=3
+    python -m experiments.ablations --config=experiments/textworld.py:quick --arms=base,sft,pivotrl
     python -m experiments.run --config=experiments/textworld.py                   # one arm alone
 
-preset   hardware              time             what comes out
-study    2 CPU cores, 6 GiB    TIME      every arm of the study, three seeds
-quick    2 CPU cores, 6 GiB    TIME      every stage once; figures mean little
+preset   hardware              time           what comes out
+study    2 CPU cores, 6 GiB    about 2 hours  trials, then all arms, three seeds: docs/study.md
+quick    2 CPU cores, 6 GiB    not run yet    every stage once; figures mean little
 
 The first command also makes what the others read, in runs/textworld: games, expert and weak
-trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks.
-`pip install -r requirements-study.txt` comes before it.
+trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks. The
+weak trajectories are of games with two goals in four rooms, the study's own games have one goal in
+three. `pip install -r requirements-study.txt` comes before it.
 """
 
 import dataclasses
