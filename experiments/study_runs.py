@@ -4,6 +4,7 @@ import contextlib
 import copy
 import multiprocessing
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -61,7 +62,8 @@ def _in_turn(
     while waiting or running:
         for arm, seed in _ready(waiting, done, first)[: jobs - len(running)]:
             waiting.remove((arm, seed))
-            running[pool.submit(_logged, config, arm, first, seed, workdir)] = arm, seed
+            future = pool.submit(_logged, sys.orig_argv, config, arm, first, seed, workdir)
+            running[future] = arm, seed
         assert running, f"what {waiting[0][0].name} needs is not among the runs"
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             arm, seed = running.pop(future)
@@ -77,8 +79,11 @@ def _ready(waiting: Iterable[Work], done: set[tuple[str, int]], first: Arm) -> l
     return [(arm, seed) for arm, seed in waiting if all((x, seed) in done for x in needs(arm))]
 
 
-def _logged(config: Any, arm: Arm, first: Arm, seed: int, workdir: Path) -> None:
-    """`run_arm` in a process of its own."""
+def _logged(
+    command: list[str], config: Any, arm: Arm, first: Arm, seed: int, workdir: Path
+) -> None:
+    """`run_arm` in a process of its own, which passes for that of `command`."""
+    sys.orig_argv = command
     use_compilation_cache()
     logging.set_verbosity(logging.WARNING)
     directory = workdir / arm.name / str(seed)

@@ -1,5 +1,6 @@
 """Runs of a study side by side: what waits for what, and what a failure leaves."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,6 +58,13 @@ def test_no_more_runs_than_jobs_at_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         assert len(list(study_runs._in_turn(pool, None, WORK, BASE, tmp_path, 2))) == len(WORK)
     assert most == 2
+
+
+def test_a_run_tells_the_command_of_the_study_and_logs_what_it_prints(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "of", "a", "process"])
+    monkeypatch.setattr(study_runs, "run_arm", lambda *_: print(sys.orig_argv))
+    study_runs._logged(["python", "-m", "study"], None, ONE, BASE, 7, tmp_path)
+    assert (tmp_path / "one/7/log.txt").read_text() == "['python', '-m', 'study']\n"
 
 
 def test_an_error_in_a_process_of_its_own_is_the_users(tmp_path):
