@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from experiments.context import use_compilation_cache
 from experiments.memory import use_huge_pages
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 
 
@@ -35,7 +35,7 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
 def run(main: Callable[[], None]) -> None:
     """Runs a benchmark on one device; what the user can mend ends in one sentence."""
     use_huge_pages()
-    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    use_compilation_cache()
     try:
         with jax.set_mesh(one_device()):
             main()

@@ -23,7 +23,7 @@ from benchmarks.layouts import Point, Work, draw, flat_batches, sft_batch, tree_
 from benchmarks.table import Row, report
 from benchmarks.timing import medians
 from kernels.grpo import AdvantageSettings, GrpoStats, ScoredTokens, grpo
-from pivotrl_jax.models import ModelConfig, Params, head, init
+from pivotrl_jax.models import ModelConfig, Params, head, hidden, init
 from pivotrl_jax.models.presets import SMOLLM2_135M
 from pivotrl_jax.objectives import PolicySettings, loss_count
 from pivotrl_jax.training import (
@@ -96,7 +96,8 @@ def flat_update(
         normaliser = jnp.stack(counts).sum()
 
         def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, GrpoStats]:
-            hidden_RAD, labels_RA = before_scored(params, cfg, micro.tree, micro.index, "full")
+            hidden_RTD = hidden(params, cfg, micro.tree, "full")
+            hidden_RAD, labels_RA = before_scored(hidden_RTD, micro.tree, micro.index)
             tokens = ScoredTokens(labels_RA, micro.weight, micro.sample, micro.old_logp, None)
             return grpo(
                 hidden_RAD, head(params), tokens, micro.groups, normaliser, settings,

@@ -17,6 +17,7 @@ and the arms of later commands take their rates from there; variants of PivotRL 
 import importlib
 import itertools
 import operator
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from ml_collections.config_flags.config_flags import get_config_filename
 from experiments import study_report
 from experiments.arms import Arm, Study
 from experiments.config import from_config
-from experiments.context import write_json
+from experiments.context import use_compilation_cache, write_json
 from experiments.memory import use_huge_pages
 from experiments.run import CONFIG, WORKDIR, friendly
 from experiments.settings import Settings
-from experiments.study_runs import Work, run_all, settings_of, use_compilation_cache
+from experiments.study_runs import Work, run_all, settings_of
 from experiments.study_summary import choices, summary
 from experiments.tune import VALIDATION, choice, trials, tuned, with_overrides
 from pivotrl_jax.errors import UserError
@@ -75,7 +76,7 @@ def tune(config: Any, study: Study, arms: Sequence[Arm], workdir: Path, jobs: in
     first, place = with_overrides(arms[0], VALIDATION), workdir / "tune"
     tried = {arm.name: own for arm in arms if (own := _trials(config, study, arm, workdir))}
     work = [(trial, 0) for trial in (first, *itertools.chain(*tried.values()))]
-    run_all(config, work, first, place, jobs)
+    deque(run_all(config, work, first, place, jobs), maxlen=0)
     found = {name: choice(own, place) for name, own in tried.items()}
     write_json(workdir / "tuned.json", choices(workdir) | found)
     for arm in arms:
@@ -122,8 +123,8 @@ def main(argv: list[str]) -> None:
         tune(config, study, arms, workdir, JOBS.value)
         return
     arms = tuned(arms, choices(workdir))
-    run_all(config, list(runs(arms, SEEDS.value)), arms[0], workdir, JOBS.value)
-    write_json(workdir / "summary.json", summary(workdir, arms, SEEDS.value))
+    for _ in run_all(config, list(runs(arms, SEEDS.value)), arms[0], workdir, JOBS.value):
+        write_json(workdir / "summary.json", summary(workdir, arms, SEEDS.value))
     print(f"report: {study_report.write(workdir, workdir)}")
 
 

@@ -22,7 +22,7 @@ from experiments.settings import Settings
 from pivotrl_jax.environments import Environment, InterCodeSql, TextWorldGames
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
-from pivotrl_jax.models.pretrained import Pretrained, resolve
+from pivotrl_jax.models.pretrained import Pretrained, default_cache, resolve
 from pivotrl_jax.parallel import make_mesh, shardings
 from pivotrl_jax.pivots import Judging, Truncated
 from pivotrl_jax.text import Tokenizer
@@ -102,6 +102,11 @@ class Run:
         if settings.name == "textworld":
             return TextWorldGames(settings.games)
         raise UserError("config.environment.name is empty; set it to sql or textworld")
+
+
+def use_compilation_cache() -> None:
+    """Programs that were compiled once are read from disk."""
+    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
 
 
 def key_of(run: Run, stream: int) -> jax.Array:

@@ -36,7 +36,9 @@ def reuse(
     """
     differing = _differing(directory, manifest)
     if "policy" in differing:
-        logging.warning("%s is of another policy; sampling anew", directory)
+        # Of policies that were trained apart nothing else is to be expected.
+        level = logging.WARNING if directory.parent.name == "profile" else logging.INFO
+        logging.log(level, "%s is of another policy; sampling anew", directory)
         return
     if differing:
         raise UserError(

@@ -30,6 +30,7 @@ from experiments.context import (
     claim,
     key_of,
     open_run,
+    use_compilation_cache,
     write_json,
     write_judge_stats,
 )
@@ -43,7 +44,6 @@ from experiments.train_stage import train_stage
 from experiments.update_stages import count_scored, export_stage, sft_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params
-from pivotrl_jax.models.pretrained import default_cache
 from pivotrl_jax.training import Stopped
 from pivotrl_jax.trajectories import Split
 
@@ -160,7 +160,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     settings = from_config(Settings, CONFIG.value)
     workdir = Path(WORKDIR.value or f"runs/{settings.name}-{settings.preset}")
-    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    use_compilation_cache()
     run = open_run(settings, workdir)
     with jax.set_mesh(run.mesh):
         try:

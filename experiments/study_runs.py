@@ -15,10 +15,9 @@ from absl import logging
 
 from experiments.arms import Arm
 from experiments.config import from_config
-from experiments.context import Run, open_run
+from experiments.context import Run, open_run, use_compilation_cache
 from experiments.run import train_and_evaluate
 from experiments.settings import Settings
-from pivotrl_jax.models.pretrained import default_cache
 
 Work = tuple[Arm, int]  # and its seed
 
@@ -34,8 +33,11 @@ def settings_of(config: Any, arm: Arm, seed: int, workdir: Path) -> Settings:
     return from_config(Settings, own)
 
 
-def run_all(config: Any, work: Sequence[Work], first: Arm, workdir: Path, jobs: int) -> None:
-    """Runs all `work`, `jobs` of them at once, in its order as far as one does not need another.
+def run_all(
+    config: Any, work: Sequence[Work], first: Arm, workdir: Path, jobs: int
+) -> Iterator[Work]:
+    """Runs all `work`, `jobs` of them at once, in its order as far as one does not need another;
+    yields what is done.
 
     A run needs that of `first` with its seed, and that of the arm that it is like; these come
     before it. Several at once have a process each, and log.txt in their folders instead of lines on
@@ -45,12 +47,14 @@ def run_all(config: Any, work: Sequence[Work], first: Arm, workdir: Path, jobs: 
         for arm, seed in work:
             print(f"== {arm.title}, seed {seed}", flush=True)
             run_arm(config, arm, first, seed, workdir)
+            yield arm, seed
         return
     # A process for each run: what it compiled and allocated ends with it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
         for arm, seed in _in_turn(pool, config, work, first, workdir, jobs):
             print(f"== {arm.title}, seed {seed}: done", flush=True)
+            yield arm, seed
 
 
 def _in_turn(
@@ -94,11 +98,6 @@ def _logged(
         contextlib.redirect_stderr(log),
     ):
         run_arm(config, arm, first, seed, workdir)
-
-
-def use_compilation_cache() -> None:
-    """Programs that were compiled once are read from disk."""
-    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
 
 
 def run_arm(config: Any, arm: Arm, first: Arm, seed: int, workdir: Path) -> None:

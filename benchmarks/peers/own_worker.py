@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.context import use_compilation_cache
 from kernels.grpo import AdvantageSettings
-from pivotrl_jax.models.pretrained import default_cache, resolve
+from pivotrl_jax.models.pretrained import resolve
 from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.pivots import Rollouts, Row, Turn, plan
@@ -94,7 +95,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    use_compilation_cache()
     asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     resource.setrlimit(resource.RLIMIT_DATA, (asked["memory_bytes"],) * 2)
     with jax.set_mesh(make_mesh(MeshSettings(), jax.devices()[:1])):

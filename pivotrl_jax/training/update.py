@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from kernels.grpo import AdvantageSettings, Groups, ScoredTokens, grpo, score
+from kernels.grpo import AdvantageSettings, Groups, GrpoStats, ScoredTokens, grpo, score
 from kernels.linear_logprob import LogProbs
 from pivotrl_jax.models import ModelConfig, Params, Remat, head, hidden, logical_axes, shapes
 from pivotrl_jax.objectives import PolicySettings, SupervisedStats, loss_count, supervised_loss
@@ -102,22 +102,15 @@ def token_logprobs(
     The head is applied to the tokens before the scored ones only, and no [tokens, vocab] array
     is built.
     """
-    h_RAD, labels_RA = before_scored(params, cfg, tree, index_RA, remat)
+    h_RAD, labels_RA = before_scored(hidden(params, cfg, tree, remat), tree, index_RA)
     with jax.named_scope("logprob"):
         return score(h_RAD, head(params), labels_RA, temperature=temperature)
 
 
 def before_scored(
-    params: Params, cfg: ModelConfig, tree: TokenTree, index_RA: Int[Array, "R A"], remat: Remat
-) -> tuple[Float[Array, "R A D"], Int[Array, "R A"]]:
-    """The hidden states that predict the scored tokens, and these tokens."""
-    return before(hidden(params, cfg, tree, remat), tree, index_RA)
-
-
-def before(
     hidden_RTD: Float[Array, "R T D"], tree: TokenTree, index_RA: Int[Array, "R A"]
 ) -> tuple[Float[Array, "R A D"], Int[Array, "R A"]]:
-    """As `before_scored`, of hidden states that are there already."""
+    """The hidden states that predict the scored tokens, and these tokens."""
     parents = jnp.take_along_axis(tree.parents, index_RA, axis=1)
     labels = jnp.take_along_axis(tree.tokens, index_RA, axis=1)
     h = jnp.take_along_axis(hidden_RTD, parents[..., None], axis=1)
@@ -214,7 +207,7 @@ def policy_update(
                     reference, cfg, micro.tree, micro.index, temperature=temperature, remat=remat
                 ).logp_T
             h = hidden(params, cfg, micro.tree, remat)
-            h_RAD, labels = before(h, micro.tree, micro.index)
+            h_RAD, labels = before_scored(h, micro.tree, micro.index)
             tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)
             with jax.named_scope("loss"):
                 value, stats = grpo(
@@ -226,18 +219,8 @@ def policy_update(
             nll, own = expert_loss(params, h, micro.tree, micro.experts, expert_tokens)
             return value + sft_coef * nll, (stats, own)
 
-        grads, value, (found, own) = accumulate(loss, state.params, batch)
-        stats, tokens = found.policy, jnp.maximum(found.policy.tokens.sum(), 1)
-        metrics = {
-            "loss": value,
-            "kl": stats.kl.sum() / tokens,
-            "entropy": found.entropy.sum() / tokens,
-            "clip_share": stats.clipped.sum() / tokens,
-            "ratio_max": stats.ratio_max.max(),
-            "logp_gap": stats.logp_gap.max(),
-            "grad_norm": optax.global_norm(grads),
-            "action_tokens": tokens,
-        }
+        grads, value, (stats, own) = accumulate(loss, state.params, batch)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **_policy_metrics(stats)}
         if own is not None:
             metrics |= {
                 "sft_loss": own.nll.sum() / expert_tokens,
@@ -247,6 +230,19 @@ def policy_update(
         return apply_gradients(state, grads, optimizer), metrics
 
     return update
+
+
+def _policy_metrics(stats: GrpoStats) -> Metrics:
+    """Of all micro-batches (leading axis M)."""
+    own, tokens = stats.policy, jnp.maximum(stats.policy.tokens.sum(), 1)
+    return {
+        "kl": own.kl.sum() / tokens,
+        "entropy": stats.entropy.sum() / tokens,
+        "clip_share": own.clipped.sum() / tokens,
+        "ratio_max": own.ratio_max.max(),
+        "logp_gap": own.logp_gap.max(),
+        "action_tokens": tokens,
+    }
 
 
 def expert_loss(
@@ -262,6 +258,6 @@ def expert_loss(
     those of the trunks that the samples hang on, so that the head is all it costs.
     """
     with jax.named_scope("expert_loss"):
-        h_RAD, labels_RA = before(hidden_RTD, tree, experts.index)
+        h_RAD, labels_RA = before_scored(hidden_RTD, tree, experts.index)
         logp_RA = score(h_RAD, head(params), labels_RA).logp_T
         return supervised_loss(logp_RA, experts.weight, normaliser)

@@ -210,8 +210,14 @@ def test_rejudge_takes_one_domain_of_several(
     assert (workdir / "rejudge/terminal/tool_name.jsonl").exists()
 
 
-def judged_anew(workdir: Path, tmp_path: Path, **changes: Any) -> Run:
-    """The run of `workdir` under `tool_name`, its training profile taken over."""
+def judged_anew(
+    workdir: Path,
+    tmp_path: Path,
+    name: str = "profile/train",
+    most: int | None = None,
+    **changes: Any,
+) -> Run:
+    """The run of `workdir` under `tool_name`, its training profile taken over as `name`."""
     stored = json.loads((workdir / "config.json").read_text())["config"]
     settings = from_config(Settings, stored)
     reward = replace(settings.reward, verifier="tool_name", recipe=SAME_TOOL)
@@ -220,9 +226,9 @@ def judged_anew(workdir: Path, tmp_path: Path, **changes: Any) -> Run:
     run = Run(settings, tmp_path, make_mesh(MeshSettings(), jax.devices()[:1]))
     corpus = candidates_stage(run, read_stage(run))
     key, samples = key_of(run, PROFILE), settings.profile.samples
-    turns = corpus.turns["train"]
+    turns = corpus.turns["train"][:most]
     with jax.set_mesh(run.mesh):
-        profile_stage(run, corpus, run.base_params(), "profile/train", turns, key, samples)
+        profile_stage(run, corpus, run.base_params(), name, turns, key, samples)
     return run
 
 
@@ -240,6 +246,13 @@ def test_samples_of_another_run_are_judged_anew(workdir: Path, tmp_path: Path) -
             assert list(json.loads(row["criteria"])) == list(verifier("tool_name").criteria)
         else:
             assert row == before[place]
+
+
+def test_a_profile_that_the_other_run_never_made_is_sampled(workdir: Path, tmp_path: Path) -> None:
+    """As that of an arm that profiles again and takes its first samples from one that does not."""
+    run = judged_anew(workdir, tmp_path, "profile/7/train", most=1)
+    found = read_samples(run.workdir / "profile/7/train")
+    assert len(found) == run.settings.profile.samples
 
 
 def test_samples_drawn_otherwise_are_refused(workdir: Path, tmp_path: Path) -> None:

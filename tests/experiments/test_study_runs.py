@@ -41,6 +41,15 @@ def test_runs_wait_for_what_they_need_and_for_nothing_else(tmp_path, monkeypatch
     assert (tmp_path / "like/1/log.txt").exists()
 
 
+def test_what_is_done_is_told_before_the_next_run(tmp_path, monkeypatch):
+    """So that a study that is stopped has a summary of what it did."""
+    seen = []
+    monkeypatch.setattr(study_runs, "run_arm", lambda _, arm, *rest: seen.append(arm.name))
+    for done, _ in study_runs.run_all(None, WORK[:2], BASE, tmp_path, 1):
+        seen.append(f"told {done.name}")
+    assert seen == ["base", "told base", "one", "told one"]
+
+
 def test_no_more_runs_than_jobs_at_once(tmp_path, monkeypatch):
     now, most, lock = 0, 0, threading.Lock()
     pause = threading.Event()
@@ -72,5 +81,5 @@ def test_an_error_in_a_process_of_its_own_is_the_users(tmp_path):
     config.data.path = "no/such/file.jsonl"
     config.model.name = str(tmp_path / "model")
     with pytest.raises(UserError, match=r"no/such/file|model"):
-        study_runs.run_all(config, [(BASE, 0), (ONE, 0)], BASE, tmp_path, 2)
+        list(study_runs.run_all(config, [(BASE, 0), (ONE, 0)], BASE, tmp_path, 2))
     assert not (tmp_path / "one").exists()
