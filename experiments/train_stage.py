@@ -7,13 +7,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pyarrow.parquet as pq
 
 from experiments.candidates import Corpus
 from experiments.context import PROFILE, TRAIN, Run, key_of, write_json
 from experiments.rollout_stages import profile_stage, select_stage
+from experiments.settings import Settings
 from experiments.update_stages import Segment, run_segments
-from pivotrl_jax.models import Params
+from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.pivots import Profile, Row, due, plan, profiles, start
 from pivotrl_jax.training import (
     Batches,
@@ -42,17 +44,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     layout = state_shardings(optimizer, run.cfg, run.mesh)
     update = in_micro_batches(
-        policy_update(
-            run.cfg,
-            optimizer,
-            layout,
-            run.settings.objective,
-            settings.advantage,
-            temperature=settings.sampling.temperature,
-            remat=settings.remat,
-            sft_coef=settings.sft_coef,
-        ),
-        run.mesh,
+        update_on_pivots(run.settings, run.cfg, optimizer, layout), run.mesh
     )
     reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
     rates = learning_rates(settings.optimizer, settings.steps)
@@ -90,6 +82,25 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         ended=lambda since: due(since, run.settings.reprofile) is not None,
     )
     return state.params
+
+
+def update_on_pivots(
+    settings: Settings,
+    cfg: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    layout: TrainState,
+) -> jax.stages.Wrapped:
+    """`policy_update` as the settings have it."""
+    return policy_update(
+        cfg,
+        optimizer,
+        layout,
+        settings.objective,
+        settings.train.advantage,
+        temperature=settings.train.sampling.temperature,
+        remat=settings.train.remat,
+        sft_coef=settings.train.sft_coef,
+    )
 
 
 def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile) -> None:

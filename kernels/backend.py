@@ -13,6 +13,14 @@ from pivotrl_jax.parallel.sharding import Axes, spec
 Implementation = Literal["auto", "xla", "pallas", "reference"]
 
 
+def device() -> tuple[str, str]:
+    """Platform and kind of the devices that programs are for: those of `jax.set_mesh`, or else the
+    default ones."""
+    own = jax.sharding.get_abstract_mesh().abstract_device
+    own = jax.devices()[0] if own is None else own
+    return own.platform, own.device_kind
+
+
 def choose(
     op: str,
     implementation: Implementation,
@@ -26,7 +34,7 @@ def choose(
     `runs_on` are the backends that the Pallas kernel can run on, `needs` says so in words. Raises
     UserError for an unknown implementation, and for Pallas on another backend unless interpreted.
     """
-    backend = jax.default_backend()
+    backend, _ = device()
     if implementation not in get_args(Implementation):
         raise UserError(
             f"{op}: no implementation {implementation!r}; "

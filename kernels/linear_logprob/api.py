@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float, Int
 
-from kernels.backend import Implementation, choose
+from kernels.backend import Implementation, choose, device
 from kernels.linear_logprob import blocks, fused, pallas, reference, sharded
 from kernels.linear_logprob.reference import LogProbs
 from kernels.linear_logprob.sharded import Shards
@@ -66,6 +66,5 @@ def _choose(head_VD: Float[Array, "V D"], implementation: Implementation, interp
 def _target(head_VD: Float[Array, "V D"], interpret: bool) -> pallas.Target:
     if interpret:
         return pallas.Target("tpu", blocks.Blocks(), interpret=True)
-    kind = jax.devices()[0].device_kind
-    chosen = blocks.choose(kind, head_VD.shape[1] * head_VD.dtype.itemsize)
-    return pallas.Target(jax.default_backend(), chosen)
+    platform, kind = device()
+    return pallas.Target(platform, blocks.choose(kind, head_VD.shape[1] * head_VD.dtype.itemsize))

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float
 
-from kernels.backend import Implementation, choose
+from kernels.backend import Implementation, choose, device
 from kernels.tree_attention import pallas, reference, xla
 from kernels.tree_attention.blocks import blocks_for
 from pivotrl_jax.trees import TokenTree
@@ -29,7 +29,7 @@ def tree_attention(
     if chosen == "reference":
         return reference.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree)
     _, length, _, groups, width = q_RTHGE.shape
-    blocks = blocks_for(jax.devices()[0].device_kind, groups, width, length)
+    blocks = blocks_for(device()[1], groups, width, length)
     if chosen == "xla":
         return xla.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks)
     return pallas.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, interpret)

@@ -5,7 +5,7 @@ import functools
 import jax
 from jaxtyping import Array, Float, Int
 
-from kernels.backend import Implementation, choose, on_mesh
+from kernels.backend import Implementation, choose, device, on_mesh
 from kernels.tree_decode import pallas, reference, xla
 from kernels.tree_decode.blocks import keys_per_block
 
@@ -40,7 +40,7 @@ def tree_decode(
     if chosen == "reference":
         return reference.tree_decode(*operands)
     queries = q_RBHGE.shape[1] * q_RBHGE.shape[3]
-    keys = keys_per_block(jax.devices()[0].device_kind, queries)
+    keys = keys_per_block(device()[1], queries)
     if chosen == "xla":
         return on_mesh(functools.partial(xla.tree_decode, keys=keys), AXES)(*operands)
     kernel = functools.partial(pallas.tree_decode, keys=keys, interpret=interpret)

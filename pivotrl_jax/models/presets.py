@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.config import ModelConfig, RopeScaling
 
 SMOLLM2_135M = ModelConfig(
@@ -65,6 +66,31 @@ QWEN_3_1_7B = dataclasses.replace(QWEN_3_0_6B, name="Qwen3-1.7B", width=2048, ff
 QWEN_3_4B = dataclasses.replace(
     QWEN_3_0_6B, name="Qwen3-4B", width=2560, layers=36, heads=32, ffn=9728
 )
+
+QWEN_3_8B = dataclasses.replace(
+    QWEN_3_4B, name="Qwen3-8B", width=4096, ffn=12288, tied=False
+)
+QWEN_3_32B = dataclasses.replace(
+    QWEN_3_8B, name="Qwen3-32B", width=5120, layers=64, heads=64, ffn=25600
+)
+PUBLISHED = (
+    SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B, QWEN_3_1_7B, QWEN_3_4B, QWEN_3_8B,
+    QWEN_3_32B,
+)  # fmt: skip
+
+
+def published(name: str, dtype: str) -> ModelConfig:
+    """The architecture of a model by its name, `hub:owner/name` too, or of one made from it.
+
+    Later ones of a family begin with its name, as Qwen3-30B-A3B-Thinking-2507 does. Raises
+    UserError for one that is not here.
+    """
+    own = name.removeprefix("hub:").rpartition("/")[2]
+    found = [cfg for cfg in PUBLISHED if own.startswith(cfg.name)]
+    if not found:
+        known = ", ".join(cfg.name for cfg in PUBLISHED)
+        raise UserError(f"the architecture of {name!r} is not known without its files; use {known}")
+    return dataclasses.replace(max(found, key=lambda cfg: len(cfg.name)), dtype=dtype)
 
 
 def shrink(

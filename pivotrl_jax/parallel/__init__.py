@@ -2,7 +2,9 @@
 
 from pivotrl_jax.parallel.mesh import AXES, MeshSettings, make_mesh
 from pivotrl_jax.parallel.sharding import (
+    abstract_rows,
     constrain,
+    placed,
     put_rows,
     replicated,
     row_shards,
@@ -14,8 +16,10 @@ from pivotrl_jax.parallel.sharding import (
 __all__ = [
     "AXES",
     "MeshSettings",
+    "abstract_rows",
     "constrain",
     "make_mesh",
+    "placed",
     "put_rows",
     "replicated",
     "row_shards",

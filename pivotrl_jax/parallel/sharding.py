@@ -45,6 +45,13 @@ def shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
     )
 
 
+def placed(abstract: Any, layout: Any) -> Any:
+    """Abstract arrays with the shardings that the tree `layout` has for them."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, layout
+    )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
@@ -63,6 +70,15 @@ def row_shards(mesh: Mesh) -> int:
 def put_rows(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
     """The host arrays of `batch` on the devices, their dimension `axis` sharded as rows."""
     return jax.tree.map(lambda x: jax.device_put(x, rows(mesh, x.shape, axis)), batch)
+
+
+def abstract_rows(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """The shapes that `put_rows` of `batch` has, without the arrays."""
+
+    def abstract(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows(mesh, x.shape, axis))
+
+    return jax.tree.map(abstract, batch)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

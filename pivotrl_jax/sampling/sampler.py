@@ -69,7 +69,7 @@ def sample(
     far as they agree with it. Between chunks of decoding, free slots take the next requests of
     their trunk, and finished rows the next trunk, so that short samples do not wait for long ones.
     """
-    shape, length = _shape(requests, engine, mesh)
+    shape, length = engine_shape(requests, engine, mesh)
     most = max((len(group) for own in requests for group in groups(own)), default=1)
     layers = decoding_layers(params, cfg)
     slots = idle_slots(cfg, sampling, shape, length)
@@ -99,7 +99,7 @@ def sample(
                 row.trunk = -1
 
 
-def _shape(
+def engine_shape(
     requests: Sequence[Sequence[Request]], engine: EngineSettings, mesh: Mesh
 ) -> tuple[tuple[int, int], int]:
     """Rows and slots per row, and room for a trunk.

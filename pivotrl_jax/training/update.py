@@ -16,7 +16,7 @@ from kernels.grpo import AdvantageSettings, Groups, GrpoStats, ScoredTokens, grp
 from kernels.linear_logprob import LogProbs
 from pivotrl_jax.models import ModelConfig, Params, Remat, head, hidden, logical_axes, shapes
 from pivotrl_jax.objectives import PolicySettings, SupervisedStats, loss_count, supervised_loss
-from pivotrl_jax.parallel import constrain, replicated, shardings
+from pivotrl_jax.parallel import constrain, placed, replicated, shardings
 from pivotrl_jax.trees import TokenTree
 
 
@@ -81,11 +81,19 @@ def new_state(
     params: Params, optimizer: optax.GradientTransformation, layout: TrainState
 ) -> TrainState:
     """Step 0, with optimiser moments born in `layout`. Takes over `params` (they are donated)."""
+    make = jax.jit(partial(_step_0, optimizer), donate_argnums=0, out_shardings=layout)
+    return make(params)
 
-    def make(params: Params) -> TrainState:
-        return TrainState(jnp.int32(0), params, optimizer.init(params))
 
-    return jax.jit(make, donate_argnums=0, out_shardings=layout)(params)
+def abstract_state(
+    cfg: ModelConfig, optimizer: optax.GradientTransformation, layout: TrainState
+) -> TrainState:
+    """The shapes and shardings of a `new_state`."""
+    return placed(jax.eval_shape(partial(_step_0, optimizer), shapes(cfg)), layout)
+
+
+def _step_0(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
 def token_logprobs(

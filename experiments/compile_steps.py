@@ -1,0 +1,168 @@
+"""The jitted steps of a run, lowered for devices that need not be there.
+
+Nothing is allocated on a device: parameters, states and caches are shapes with shardings.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.settings import Settings
+from experiments.train_stage import update_on_pivots
+from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
+from pivotrl_jax.parallel import abstract_rows, placed, row_shards, shardings
+from pivotrl_jax.pivots import Rollouts, Turn
+from pivotrl_jax.sampling import Request, Sample, engine
+from pivotrl_jax.sampling.drafts import draft
+from pivotrl_jax.sampling.sampler import engine_shape
+from pivotrl_jax.training import (
+    PolicyBatch,
+    abstract_state,
+    make_optimizer,
+    micro_batches,
+    policy_batch,
+    state_shardings,
+    token_logprobs,
+)
+from pivotrl_jax.trajectories import Action
+
+# A stand-in for the tokenizer's, which is not read.
+ENDS = (0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is compiled: a run on a mesh, where every trunk has `history` tokens and every sample
+    `action` tokens of its own."""
+
+    settings: Settings
+    cfg: ModelConfig
+    mesh: Mesh
+    history: int
+    action: int
+
+    @property
+    def requests(self) -> list[list[Request]]:
+        """Of the rows of one step, at most as many as are resident at a time."""
+        train, end = self.settings.train, self.history + self.action
+        own = [
+            Request(self.history, end, p, k)
+            for p in range(train.pivots_per_row)
+            for k in range(train.samples)
+        ]
+        return [own] * min(train.rows, self.settings.engine.rows)
+
+
+def abstract_params(cfg: ModelConfig, mesh: Mesh) -> Params:
+    return placed(shapes(cfg), shardings(shapes(cfg), logical_axes(cfg), mesh))
+
+
+def outputs(compiled: jax.stages.Compiled, abstract: Any) -> Any:
+    """The results of a program, laid out as it leaves them."""
+    return placed(abstract, compiled.output_shardings)
+
+
+class Sampling:
+    """The programs of the sampler, in the order in which they hand slots on."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.params = plan, abstract_params(plan.cfg, plan.mesh)
+        self.settings = plan.settings.train.sampling
+        self.shape, self.length = engine_shape(plan.requests, plan.settings.engine, plan.mesh)
+
+    def idle(self) -> engine.Slots:
+        static = (self.plan.cfg, self.settings, self.shape, self.length)
+        compiled = engine.idle_slots.lower(*static).compile()
+        return outputs(compiled, jax.eval_shape(partial(engine.idle_slots, *static)))
+
+    def layers(self) -> Any:
+        compiled = engine.decoding_layers.lower(self.params, self.plan.cfg).compile()
+        split = partial(engine.decoding_layers, cfg=self.plan.cfg)
+        return outputs(compiled, jax.eval_shape(split, self.params))
+
+    def rows(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return abstract_rows(jax.ShapeDtypeStruct(shape, dtype), self.plan.mesh)
+
+    def prefill(self, slots: engine.Slots) -> jax.stages.Lowered:
+        batch = row_shards(self.plan.mesh)
+        trunks, places = self.rows(batch, self.length), self.rows(batch)
+        return engine.load_trunks.lower(self.params, self.plan.cfg, slots, trunks, places)
+
+    def decode(self, slots: engine.Slots, layers: Any) -> jax.stages.Lowered:
+        rows, branches = self.shape
+        number = self.rows(rows, branches)
+        cap = (rows, branches, self.settings.max_tokens)
+        flags, keys = (
+            self.rows(rows, branches, dtype=kind)
+            for kind in (bool, jax.random.key(0).dtype)
+        )
+        logs = self.rows(*cap, dtype=jnp.float32)
+        drawn = engine.Drawn(self.rows(*cap), logs, logs)
+        refill = engine.Refill(flags, number, number, drawn, keys)
+        return engine.advance.lower(
+            self.params, layers, self.plan.cfg, slots, refill, self.settings, ENDS,
+            self.plan.settings.engine.chunk,
+        )  # fmt: skip
+
+
+def update_batch(plan: Plan) -> PolicyBatch:
+    """One step's batch on the host: every trunk full, no sample sharing a token with its expert."""
+    train, history = plan.settings.train, plan.history
+    turns = [
+        [
+            Turn(f"{r}-{p}", str(r), plan.settings.domain, p, r, history, history + 1, Action())
+            for p in range(train.pivots_per_row)
+        ]
+        for r in range(train.rows)
+    ]
+    every = [turn for own in turns for turn in own]
+    logp = np.zeros(plan.action, np.float32)
+    drawn = Sample(np.zeros(plan.action, np.int32), logp, logp, truncated=False)
+    valid_PK = np.ones((len(every), train.samples), bool)
+    return policy_batch(
+        list(enumerate(turns)),
+        [np.zeros(history + 1, np.int32)] * train.rows,
+        Rollouts(every, [[drawn] * train.samples] * len(every)),
+        np.zeros(valid_PK.shape),
+        valid_PK,
+        ~valid_PK,
+        pivots=train.pivots_per_row,
+        multiple=train.row_multiple,
+        shards=row_shards(plan.mesh),
+        experts=train.sft_coef != 0,
+    )
+
+
+def micro(plan: Plan, batch: PolicyBatch, size: int) -> PolicyBatch:
+    """`batch` in micro-batches of `size` rows per device, as shapes."""
+    cut = micro_batches(batch, size * row_shards(plan.mesh))
+    return abstract_rows(cut, plan.mesh, axis=1)
+
+
+def update(plan: Plan, batch: PolicyBatch, size: int) -> jax.stages.Lowered:
+    """The training step, with the frozen policy where the objective asks for it."""
+    train = plan.settings.train
+    optimizer = make_optimizer(train.optimizer, train.steps)
+    layout = state_shardings(optimizer, plan.cfg, plan.mesh)
+    reference = abstract_params(plan.cfg, plan.mesh) if plan.settings.objective.kl_coef else None
+    step = update_on_pivots(plan.settings, plan.cfg, optimizer, layout)
+    state = abstract_state(plan.cfg, optimizer, layout)
+    return step.lower(state, reference, micro(plan, batch, size))
+
+
+def score(plan: Plan, batch: PolicyBatch, size: int) -> jax.stages.Lowered:
+    """The log-probs of one micro-batch's scored tokens, as the frozen policy gives them."""
+    own = jax.tree.map(lambda x: x[: size * row_shards(plan.mesh)], batch)
+    tree, index = abstract_rows((own.tree, own.index), plan.mesh)
+    train = plan.settings.train
+    run = jax.jit(token_logprobs, static_argnames=("cfg", "temperature", "remat"))
+    return run.lower(
+        abstract_params(plan.cfg, plan.mesh), plan.cfg, tree, index,
+        temperature=train.sampling.temperature, remat=train.remat,
+    )  # fmt: skip
