@@ -8,6 +8,8 @@
     A  scored (action) tokens of a row                     V  vocabulary
     P  candidates or pivots                                N  layers
     K  samples of one candidate (a group)                  C  criteria of a verdict
+    X  experts of a layer                                  J  experts of one token
+    I  pairs of a token and one of its experts
 
 A suffix on a name lists its axes: `tokens_RT`, `rewards_PK`.
 """

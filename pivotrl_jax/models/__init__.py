@@ -1,10 +1,11 @@
 """Transformers as pure functions over parameter trees."""
 
-from pivotrl_jax.models.config import ModelConfig, RopeScaling
+from pivotrl_jax.models.config import ExpertConfig, ModelConfig, RopeScaling
 from pivotrl_jax.models.params import LayerParams, Params, head, init, logical_axes, shapes
-from pivotrl_jax.models.transformer import Remat, hidden, logits
+from pivotrl_jax.models.transformer import Remat, hidden, hidden_and_load, logits
 
 __all__ = [
+    "ExpertConfig",
     "LayerParams",
     "ModelConfig",
     "Params",
@@ -12,6 +13,7 @@ __all__ = [
     "RopeScaling",
     "head",
     "hidden",
+    "hidden_and_load",
     "init",
     "logical_axes",
     "logits",

@@ -14,8 +14,22 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExpertConfig:
+    """Experts in place of every layer's feed-forward part (Qwen3-MoE).
+
+    Each token goes through the `active` experts that the router finds most likely, weighted by
+    their probabilities, which are `normalised` to sum to 1 or not.
+    """
+
+    number: int  # X
+    active: int  # J
+    ffn: int  # F of one expert
+    normalised: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer: Llama, Qwen2/2.5 or Qwen3 dense.
+    """A decoder-only transformer: Llama, Qwen2/2.5 or Qwen3, dense or with experts.
 
     Letters as in `pivotrl_jax.dims`. `dtype` is that of activations and parameters; norms,
     rotary embedding, attention softmax and logits are computed in float32.
@@ -28,7 +42,7 @@ class ModelConfig:
     heads: int  # H * G
     kv_heads: int  # H
     head_dim: int  # E
-    ffn: int  # F
+    ffn: int  # F; with `experts` no layer has this one
     rope_theta: float
     norm_eps: float
     max_positions: int
@@ -36,6 +50,7 @@ class ModelConfig:
     tied: bool = True
     qkv_bias: bool = False
     qk_norm: bool = False
+    experts: ExpertConfig | None = None
     dtype: str = "float32"
 
     @property

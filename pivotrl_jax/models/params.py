@@ -1,5 +1,6 @@
 """The parameter tree. One class holds real, abstract or sharded arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -7,9 +8,23 @@ import jax
 import jax.numpy as jnp
 
 from pivotrl_jax.models.config import ModelConfig
+from pivotrl_jax.parallel.sharding import Axes
 
 # An array, a ShapeDtypeStruct, a sharding or a tuple of logical axes: whatever the tree is of.
 Leaf = Any
+
+
+DENSE_AXES: dict[str, Axes] = {
+    "gate": ("layers", "width", "ffn"),
+    "up": ("layers", "width", "ffn"),
+    "down": ("layers", "ffn", "width"),
+}
+EXPERT_AXES: dict[str, Axes] = {
+    "router": ("layers", "width", None),
+    "expert_gate": ("layers", "experts", "width", "ffn"),
+    "expert_up": ("layers", "experts", "width", "ffn"),
+    "expert_down": ("layers", "experts", "ffn", "width"),
+}
 
 
 @flax.struct.dataclass
@@ -22,14 +37,18 @@ class LayerParams:
     v: Leaf  # N D H E
     o: Leaf  # N H G E D
     ffn_norm: Leaf  # N D
-    gate: Leaf  # N D F
-    up: Leaf  # N D F
-    down: Leaf  # N F D
+    gate: Leaf = None  # N D F
+    up: Leaf = None  # N D F
+    down: Leaf = None  # N F D
     q_bias: Leaf = None  # N H G E, Qwen2
     k_bias: Leaf = None  # N H E
     v_bias: Leaf = None  # N H E
     q_norm: Leaf = None  # N E, Qwen3
     k_norm: Leaf = None  # N E
+    router: Leaf = None  # N D X; with experts, which `gate`, `up` and `down` then are None for
+    expert_gate: Leaf = None  # N X D F
+    expert_up: Leaf = None  # N X D F
+    expert_down: Leaf = None  # N X F D
 
 
 @flax.struct.dataclass
@@ -42,9 +61,7 @@ class Params:
 
 def shapes(cfg: ModelConfig) -> Params:
     """Abstract parameters: a `ShapeDtypeStruct` per leaf."""
-    n, d, f, h, g, e = (
-        cfg.layers, cfg.width, cfg.ffn, cfg.kv_heads, cfg.groups, cfg.head_dim,
-    )  # fmt: skip
+    n, d, h, g, e = cfg.layers, cfg.width, cfg.kv_heads, cfg.groups, cfg.head_dim
 
     def leaf(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.dtype(cfg.dtype))
@@ -58,14 +75,25 @@ def shapes(cfg: ModelConfig) -> Params:
         v=leaf(n, d, h, e),
         o=leaf(n, h, g, e, d),
         ffn_norm=leaf(n, d),
-        gate=leaf(n, d, f),
-        up=leaf(n, d, f),
-        down=leaf(n, f, d),
+        **_ffn_shapes(cfg, leaf),
         **(bias if cfg.qkv_bias else {}),
         **(norm if cfg.qk_norm else {}),
     )
     head = None if cfg.tied else leaf(cfg.vocab, d)
     return Params(leaf(cfg.vocab, d), layers, leaf(d), head)
+
+
+def _ffn_shapes(cfg: ModelConfig, leaf: Callable[..., Leaf]) -> dict[str, Leaf]:
+    n, d, f = cfg.layers, cfg.width, cfg.ffn
+    if cfg.experts is None:
+        return {"gate": leaf(n, d, f), "up": leaf(n, d, f), "down": leaf(n, f, d)}
+    x, f = cfg.experts.number, cfg.experts.ffn
+    return {
+        "router": leaf(n, d, x),
+        "expert_gate": leaf(n, x, d, f),
+        "expert_up": leaf(n, x, d, f),
+        "expert_down": leaf(n, x, f, d),
+    }
 
 
 def logical_axes(cfg: ModelConfig) -> Params:
@@ -83,9 +111,7 @@ def logical_axes(cfg: ModelConfig) -> Params:
         v=("layers", "width", "kv_heads", None),
         o=("layers", "kv_heads", None, None, "width"),
         ffn_norm=("layers", "width"),
-        gate=("layers", "width", "ffn"),
-        up=("layers", "width", "ffn"),
-        down=("layers", "ffn", "width"),
+        **(DENSE_AXES if cfg.experts is None else EXPERT_AXES),
         **(bias if cfg.qkv_bias else {}),
         **(norm if cfg.qk_norm else {}),
     )

@@ -3,7 +3,7 @@
 import dataclasses
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models.config import ModelConfig, RopeScaling
+from pivotrl_jax.models.config import ExpertConfig, ModelConfig, RopeScaling
 
 SMOLLM2_135M = ModelConfig(
     name="SmolLM2-135M",
@@ -66,6 +66,17 @@ QWEN_3_1_7B = dataclasses.replace(QWEN_3_0_6B, name="Qwen3-1.7B", width=2048, ff
 QWEN_3_4B = dataclasses.replace(
     QWEN_3_0_6B, name="Qwen3-4B", width=2560, layers=36, heads=32, ffn=9728
 )
+QWEN3_30B_A3B = dataclasses.replace(
+    QWEN_3_0_6B,
+    name="Qwen3-30B-A3B",
+    width=2048,
+    layers=48,
+    heads=32,
+    kv_heads=4,
+    ffn=6144,
+    tied=False,
+    experts=ExpertConfig(number=128, active=8, ffn=768),
+)
 
 QWEN_3_8B = dataclasses.replace(
     QWEN_3_4B, name="Qwen3-8B", width=4096, ffn=12288, tied=False
@@ -75,7 +86,7 @@ QWEN_3_32B = dataclasses.replace(
 )
 PUBLISHED = (
     SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B, QWEN_3_1_7B, QWEN_3_4B, QWEN_3_8B,
-    QWEN_3_32B,
+    QWEN_3_32B, QWEN3_30B_A3B,
 )  # fmt: skip
 
 
@@ -103,7 +114,11 @@ def shrink(
     head_dim: int,
     ffn: int,
 ) -> ModelConfig:
-    """A small model with all features of `cfg`: query groups, tying, biases, norms, scaling."""
+    """A small model with all features of `cfg`: query groups, tying, biases, norms, scaling.
+
+    Of experts there are eight of width `ffn`, two of them active.
+    """
+    few = cfg.experts and dataclasses.replace(cfg.experts, number=8, active=2, ffn=ffn)
     return dataclasses.replace(
         cfg,
         name=f"{cfg.name}-shrunken",
@@ -114,4 +129,5 @@ def shrink(
         kv_heads=kv_heads,
         head_dim=head_dim,
         ffn=ffn,
+        experts=few,
     )

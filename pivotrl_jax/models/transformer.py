@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.tree_attention import RESIDUALS, tree_attention
 from pivotrl_jax.models.config import ModelConfig, RopeScaling
+from pivotrl_jax.models.experts import PRODUCTS, Pick, expert_layer, likeliest, load
 from pivotrl_jax.models.params import LayerParams, Params, head
 from pivotrl_jax.parallel.sharding import constrain
 from pivotrl_jax.trees.tree import TokenTree, causal
@@ -70,9 +71,15 @@ def project_qkv(
 
 
 def layer(
-    p: LayerParams, cfg: ModelConfig, x: jax.Array, positions: jax.Array, attend: Attend
+    p: LayerParams,
+    cfg: ModelConfig,
+    x: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+    pick: Pick | None = None,
 ) -> jax.Array:
-    """One block on activations [..., D]; `attend(q, k, v)` gives [..., H, G, E]."""
+    """One block on activations [..., D]; `attend(q, k, v)` gives [..., H, G, E], and `pick` says
+    which experts a token goes through, where not those that are most likely."""
     shape = x.shape
     # One axis of tokens: from [1, T, D] XLA:CPU differentiates a norm twenty times slower.
     x, positions = x.reshape(-1, shape[-1]), positions.reshape(-1)
@@ -86,8 +93,15 @@ def layer(
         x = x + jnp.einsum("thge,hged->td", out, p.o)
     with jax.named_scope("ffn"):
         y = rms_norm(x, p.ffn_norm, cfg.norm_eps)
-        y = jax.nn.silu(y @ p.gate) * (y @ p.up)
-        return (x + y @ p.down).reshape(shape)
+        return (x + feed_forward(p, cfg, y, pick)).reshape(shape)
+
+
+def feed_forward(
+    p: LayerParams, cfg: ModelConfig, x_TD: Float[Array, "T D"], pick: Pick | None
+) -> Float[Array, "T D"]:
+    if cfg.experts is not None:
+        return expert_layer(p, cfg.experts, x_TD, pick)
+    return (jax.nn.silu(x_TD @ p.gate) * (x_TD @ p.up)) @ p.down
 
 
 Remat = Literal["dots", "full"]
@@ -96,7 +110,8 @@ ATTENTION = jax.checkpoint_policies.save_only_these_names(*RESIDUALS)
 REMAT = {
     "full": ATTENTION,
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, ATTENTION
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(*RESIDUALS, *PRODUCTS),
     ),
 }
 
@@ -109,15 +124,30 @@ def hidden(
     `remat` names what the backward pass keeps of each layer: "dots" the matrix products and the
     attention's output, "full" the layer's input and the attention's output only.
     """
+    return hidden_and_load(params, cfg, tree, remat)[0]
+
+
+def hidden_and_load(
+    params: Params, cfg: ModelConfig, tree: TokenTree, remat: Remat = "dots"
+) -> tuple[Float[Array, "R T D"], Int[Array, "N X"] | None]:
+    """`hidden`, and how many tokens each expert of each layer got; None without experts."""
     x = constrain(params.embed[tree.tokens], "rows", None, None)
 
     @partial(jax.checkpoint, policy=REMAT[remat])
-    def body(x: jax.Array, p: LayerParams) -> tuple[jax.Array, None]:
-        attend = partial(tree_attention, tree=tree)
-        return constrain(layer(p, cfg, x, tree.positions, attend), "rows", None, None), None
+    def body(x: jax.Array, p: LayerParams) -> tuple[jax.Array, jax.Array | None]:
+        loads = []
 
-    x, _ = jax.lax.scan(body, x, params.layers)
-    return rms_norm(x, params.final_norm, cfg.norm_eps)
+        def pick(probs_TX: jax.Array) -> jax.Array:
+            chosen_TJ = likeliest(probs_TX, cfg.experts.active)
+            loads.append(load(chosen_TJ, tree.segments.reshape(-1) >= 0, cfg.experts.number))
+            return chosen_TJ
+
+        attend = partial(tree_attention, tree=tree)
+        x = constrain(layer(p, cfg, x, tree.positions, attend, pick), "rows", None, None)
+        return x, loads[0] if loads else None
+
+    x, load_NX = jax.lax.scan(body, x, params.layers)
+    return rms_norm(x, params.final_norm, cfg.norm_eps), load_NX
 
 
 def logits(params: Params, cfg: ModelConfig, tokens_RT: Int[Array, "R T"]) -> Float[Array, "R T V"]:

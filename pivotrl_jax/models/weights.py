@@ -1,7 +1,7 @@
 """Between the matrices of a weight file and the parameter tree.
 
-Files hold one [out, in] matrix per layer with heads flattened into rows, ordered as H, G, E. So a
-layer's slice of a leaf is always `matrix.T.reshape(...)`, whatever the leaf.
+Files hold one [out, in] matrix per layer, or per layer and expert, with heads flattened into rows,
+ordered as H, G, E. So its slice of a leaf is always `matrix.T.reshape(...)`, whatever the leaf.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +14,19 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import Params, shapes
 
-# Leaf name -> tensor name in the file; those of a layer hold "{}" where the layer number goes.
+# Leaf name -> tensor name in the file, with a "{}" for every axis along which the leaf is stacked:
+# the layer, then the expert.
 Names = Mapping[str, str]
 
 
+def stack(cfg: ModelConfig, name: str) -> tuple[int, ...]:
+    """What the placeholders of a tensor's name count up to: layers N, then experts X."""
+    counts = (cfg.layers,)
+    return counts[: name.count("{}")]
+
+
 def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape in a file of every leaf that `cfg` has; of one layer where leaves are stacked."""
+    """The shape of one tensor of every leaf that `cfg` has."""
     d, f = cfg.width, cfg.ffn
     q, kv = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     found: dict[str, tuple[int, ...]] = {
@@ -45,9 +52,9 @@ def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
 def tensor_shapes(cfg: ModelConfig, names: Names) -> dict[str, tuple[int, ...]]:
     """Every tensor that a file of this architecture holds, and its shape."""
     return {
-        names[leaf].format(layer): shape
+        names[leaf].format(*index): shape
         for leaf, shape in file_shapes(cfg).items()
-        for layer in range(cfg.layers if "{}" in names[leaf] else 1)
+        for index in np.ndindex(stack(cfg, names[leaf]))
     }
 
 
@@ -98,8 +105,9 @@ def assemble(
         if "{}" not in name:
             return _place(read(name).astype(leaf.dtype), sharding)
         host = np.empty(leaf.shape, leaf.dtype)
-        for layer in range(cfg.layers):
-            host[layer] = read(name.format(layer)).T.reshape(leaf.shape[1:])
+        counts = stack(cfg, name)
+        for index in np.ndindex(counts):
+            host[index] = read(name.format(*index)).T.reshape(leaf.shape[len(counts) :])
         return _place(host, sharding)
 
     built = [build(path, leaf, s) for (path, leaf), s in zip(abstract, placed, strict=True)]
@@ -120,6 +128,6 @@ def disassemble(params: Params, cfg: ModelConfig, names: Names) -> Iterator[tupl
         if "{}" not in names[leaf]:
             yield names[leaf], host
             continue
-        for layer in range(cfg.layers):
-            matrix = host[layer].reshape(shape[::-1]).T
-            yield names[leaf].format(layer), np.ascontiguousarray(matrix)
+        for index in np.ndindex(stack(cfg, names[leaf])):
+            matrix = host[index].reshape(shape[::-1]).T
+            yield names[leaf].format(*index), np.ascontiguousarray(matrix)

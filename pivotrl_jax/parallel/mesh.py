@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh
 
 from pivotrl_jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +19,13 @@ class MeshSettings:
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    expert: int = 1
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lays the devices out as (data, fsdp, tensor), GSPMD-partitioned."""
+    """Lays the devices out as (data, fsdp, expert, tensor), GSPMD-partitioned."""
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [settings.data, settings.fsdp, settings.tensor]
+    sizes = [getattr(settings, axis) for axis in AXES]
     fixed = int(np.prod([s for s in sizes if s != -1]))
     positive = all(s > 0 or s == -1 for s in sizes)
     if not positive or sizes.count(-1) > 1 or len(devices) % fixed:
@@ -33,7 +34,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     if int(np.prod(shape)) != len(devices):
         raise UserError(
             f"mesh {shape} uses {int(np.prod(shape))} of {len(devices)} devices; "
-            "set one of mesh.data, mesh.fsdp or mesh.tensor to -1"
+            "set one of mesh.data, mesh.fsdp, mesh.expert or mesh.tensor to -1"
         )
     grid = np.asarray(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -10,10 +10,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 Axes = tuple[str | None, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
-    "rows": ("data", "fsdp"),
+    "rows": ("data", "fsdp", "expert"),
     "width": ("fsdp",),
     "kv_heads": ("tensor",),
     "ffn": ("tensor",),
+    "experts": ("expert",),
     "vocab": ("tensor",),
     "layers": (),
 }

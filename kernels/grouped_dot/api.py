@@ -1,0 +1,63 @@
+"""The one entry point; it chooses the implementation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kernels.grouped_dot import xla
+
+
+@jax.custom_vjp
+def grouped_dot(
+    x_ID: Float[Array, "I D"], w_XDF: Float[Array, "X D F"], sizes_X: Int[Array, "X"]
+) -> Float[Array, "I F"]:
+    """Each row times the matrix of its group: the first `sizes_X[0]` rows times `w_XDF[0]`, and so
+    on.
+
+    Rows behind the last group give zeros. Operands are bfloat16 or float32, sums float32; the
+    result and the gradients have the dtype of the operands. Differentiable in `x_ID` and `w_XDF`.
+    On TPU it is `jax.lax.ragged_dot`, which has an instruction of its own there. Elsewhere XLA
+    would expand that to products of all rows with all matrices, so that loops over groups and
+    blocks of their rows take its place.
+    """
+    return _product(x_ID, w_XDF, sizes_X)
+
+
+def _product(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> jax.Array:
+    return jax.lax.platform_dependent(
+        x_ID, w_XDF, sizes_X, tpu=_ragged_dot, default=xla.grouped_dot
+    )
+
+
+def _ragged_dot(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> jax.Array:
+    found = jax.lax.ragged_dot(x_ID, w_XDF, sizes_X, preferred_element_type=jnp.float32)
+    used = jnp.arange(len(x_ID)) < sizes_X.sum()
+    return jnp.where(used[:, None], found, 0).astype(x_ID.dtype)
+
+
+def _ragged_weight_gradient(x_ID: jax.Array, d_IF: jax.Array, sizes_X: jax.Array) -> jax.Array:
+    """x^T d of every group: `ragged_dot` with the rows, which are grouped, summed over."""
+    found = jax.lax.ragged_dot_general(
+        x_ID, d_IF, sizes_X,
+        jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], []),
+        preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    return found.astype(x_ID.dtype)
+
+
+def _forward(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> tuple[jax.Array, tuple]:
+    return _product(x_ID, w_XDF, sizes_X), (x_ID, w_XDF, sizes_X)
+
+
+def _backward(kept: tuple, d_IF: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+    x_ID, w_XDF, sizes_X = kept
+    weight_gradient = functools.partial(
+        jax.lax.platform_dependent, tpu=_ragged_weight_gradient, default=xla.weight_gradient
+    )
+    d_x = _product(d_IF, w_XDF.swapaxes(1, 2), sizes_X)
+    return d_x, weight_gradient(x_ID, d_IF, sizes_X).astype(w_XDF.dtype), None
+
+
+grouped_dot.defvjp(_forward, _backward)

@@ -1,0 +1,180 @@
+"""A layer of experts: every token goes through the few that its router finds most likely.
+
+Nothing is dropped: tokens are sorted by expert, and every expert multiplies as many as came.
+Letters: see `pivotrl_jax.dims`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int
+
+from kernels.grouped_dot import grouped_dot
+from pivotrl_jax.models.config import ExpertConfig
+from pivotrl_jax.models.params import EXPERT_AXES, LayerParams
+from pivotrl_jax.parallel.sharding import spec
+
+# From the probabilities of all experts [T, X] to those a token goes through [T, J].
+Pick = Callable[[jax.Array], jax.Array]
+# Names of the products that a policy of `jax.checkpoint` may keep.
+PRODUCTS = ("expert_gate", "expert_up")
+
+
+def expert_layer(
+    p: LayerParams, cfg: ExpertConfig, x_TD: Float[Array, "T D"], pick: Pick | None = None
+) -> Float[Array, "T D"]:
+    """The weighted sum of what a token's experts make of it.
+
+    `pick` chooses them, by default the `likeliest`. Their weights are probabilities among all
+    experts in float32. Under `jax.set_mesh` the experts lie over the axis `expert`, and tokens
+    travel to them: see `_Layout`.
+    """
+    probs_TX = probabilities(p.router, x_TD)
+    chosen_TJ = likeliest(probs_TX, cfg.active) if pick is None else pick(probs_TX)
+    weight_TJ = jnp.take_along_axis(probs_TX, chosen_TJ, axis=1)
+    if cfg.normalised:
+        weight_TJ /= weight_TJ.sum(axis=1, keepdims=True)
+    run = _on_mesh(cfg, x_TD, p)
+    matrices = p.expert_gate, p.expert_up, p.expert_down
+    return run(x_TD, chosen_TJ, weight_TJ.astype(x_TD.dtype), *matrices)
+
+
+def probabilities(
+    router_DX: Float[Array, "D X"], x_TD: Float[Array, "T D"]
+) -> Float[Array, "T X"]:
+    """Of every expert for every token, float32."""
+    logits_TX = jnp.einsum(
+        "td,dx->tx", x_TD, router_DX, precision="highest", preferred_element_type=jnp.float32
+    )
+    return jax.nn.softmax(logits_TX, axis=-1)
+
+
+def likeliest(probs_TX: Float[Array, "T X"], active: int) -> Int[Array, "T J"]:
+    return jax.lax.top_k(probs_TX, active)[1]
+
+
+def load(
+    chosen_TJ: Int[Array, "T J"], counted_T: Bool[Array, "T"], experts: int
+) -> Int[Array, "X"]:
+    """How many of the counted tokens go through each expert."""
+    hit_TJX = chosen_TJ[..., None] == jnp.arange(experts)
+    return jnp.sum(hit_TJX & counted_T[:, None, None], axis=(0, 1), dtype=jnp.int32)
+
+
+def mixture(
+    x_TD: Float[Array, "T D"],
+    chosen_TJ: Int[Array, "T J"],
+    weight_TJ: Float[Array, "T J"],
+    gate_XDF: Float[Array, "X D F"],
+    up_XDF: Float[Array, "X D F"],
+    down_XFD: Float[Array, "X F D"],
+) -> Float[Array, "T D"]:
+    """The weighted sum over a token's experts; those numbered outside [0, X) add nothing."""
+    experts = len(gate_XDF)
+    own_TJ = (chosen_TJ >= 0) & (chosen_TJ < experts)
+    chosen_TJ = jnp.where(own_TJ, chosen_TJ, experts)
+    sizes_X = load(chosen_TJ, jnp.ones(len(x_TD), bool), experts)
+    order_I = jnp.argsort(chosen_TJ.reshape(-1))
+    place_TJ = jnp.argsort(order_I).reshape(chosen_TJ.shape)
+
+    x_ID = _spread(x_TD, order_I, place_TJ)
+    gate_IF = checkpoint_name(grouped_dot(x_ID, gate_XDF, sizes_X), PRODUCTS[0])
+    up_IF = checkpoint_name(grouped_dot(x_ID, up_XDF, sizes_X), PRODUCTS[1])
+    # Weights come before the last product, so that its result need not be kept for their gradient.
+    weight_I1 = weight_TJ.reshape(-1, 1)[order_I]
+    y_ID = grouped_dot(jax.nn.silu(gate_IF) * up_IF * weight_I1, down_XFD, sizes_X)
+    return _collect(y_ID, order_I, place_TJ)
+
+
+@jax.custom_vjp
+def _spread(
+    x_TD: Float[Array, "T D"], order_I: Int[Array, "I"], place_TJ: Int[Array, "T J"]
+) -> Float[Array, "I D"]:
+    """Every token once for each of its experts, sorted by expert."""
+    return x_TD[order_I // place_TJ.shape[1]]
+
+
+@jax.custom_vjp
+def _collect(
+    y_ID: Float[Array, "I D"], order_I: Int[Array, "I"], place_TJ: Int[Array, "T J"]
+) -> Float[Array, "T D"]:
+    """Sums over every token's experts, in their order: the transpose of `_spread`."""
+    return y_ID[place_TJ].sum(axis=1)
+
+
+# Left to itself, either gradient would scatter rows one by one.
+_spread.defvjp(
+    lambda x, order, place: (_spread(x, order, place), (order, place)),
+    lambda kept, d: (_collect(d, *kept), None, None),
+)
+_collect.defvjp(
+    lambda y, order, place: (_collect(y, order, place), (order, place)),
+    lambda kept, d: (_spread(d, *kept), None, None),
+)
+
+
+class _Layout(NamedTuple):
+    """Which dimensions the mesh of `jax.set_mesh` divides.
+
+    A device gathers the tokens of all devices along `expert` (T x D numbers for each of them),
+    puts them through its own experts, and the results are summed and scattered back (as many
+    again). An exchange of nothing but each expert's own tokens would move 1 - (1 - 1/n)^J of that
+    on n devices, two thirds for J = n = 8, but needs sizes known only at run time
+    (`ragged_all_to_all`, which XLA:CPU lacks) or room for the worst case.
+    """
+
+    tokens: bool
+    experts: bool
+    width: bool
+    ffn: bool
+
+    def gathered(self, x: jax.Array, axis: str, dimension: int) -> jax.Array:
+        return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
+
+    def run(
+        self,
+        x_TD: jax.Array,
+        chosen_TJ: jax.Array,
+        weight_TJ: jax.Array,
+        gate_XDF: jax.Array,
+        up_XDF: jax.Array,
+        down_XFD: jax.Array,
+    ) -> jax.Array:
+        """`mixture` on one device's slices of everything."""
+        if self.width:
+            gate_XDF, up_XDF = (self.gathered(w, "fsdp", 1) for w in (gate_XDF, up_XDF))
+            down_XFD = self.gathered(down_XFD, "fsdp", 2)
+        travel = self.experts and self.tokens
+        if travel:
+            x_TD, chosen_TJ, weight_TJ = (
+                self.gathered(x, "expert", 0) for x in (x_TD, chosen_TJ, weight_TJ)
+            )
+        if self.experts:
+            chosen_TJ = chosen_TJ - jax.lax.axis_index("expert") * len(gate_XDF)
+        y_TD = mixture(x_TD, chosen_TJ, weight_TJ, gate_XDF, up_XDF, down_XFD)
+        if travel:
+            y_TD = jax.lax.psum_scatter(y_TD, "expert", scatter_dimension=0, tiled=True)
+        elif self.experts:
+            y_TD = jax.lax.psum(y_TD, "expert")
+        return jax.lax.psum(y_TD, "tensor") if self.ffn else y_TD
+
+
+def _on_mesh(cfg: ExpertConfig, x_TD: jax.Array, p: LayerParams) -> Callable[..., jax.Array]:
+    """`mixture`, divided over the devices of `jax.set_mesh` where there is more than one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return mixture
+    tokens = spec(("rows", None), x_TD.shape, mesh)
+    # Of one layer: without the leading axis of all of them.
+    names = ("expert_gate", "expert_up", "expert_down")
+    gate, up, down = (spec(EXPERT_AXES[n][1:], getattr(p, n).shape, mesh) for n in names)
+    layout = _Layout(*(part is not None for part in (tokens[0], *gate)))
+    return jax.shard_map(
+        layout.run,
+        in_specs=(tokens, tokens, tokens, gate, up, down),
+        out_specs=tokens,
+        check_vma=False,
+    )
