@@ -4,7 +4,7 @@ Nothing is allocated on a device: parameters, states and caches are shapes with 
 """
 
 import dataclasses
-from collections.abc import Iterator
+import math
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,12 @@ from jax.sharding import Mesh
 
 from experiments.settings import Settings
 from experiments.train_stage import update_on_pivots
+from kernels.tree_attention.blocks import blocks_for
+from kernels.tree_attention.sights import seen, sights
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
 from pivotrl_jax.parallel import abstract_rows, placed, row_shards, shardings
 from pivotrl_jax.pivots import Rollouts, Turn
 from pivotrl_jax.sampling import Request, Sample, engine
-from pivotrl_jax.sampling.drafts import draft
 from pivotrl_jax.sampling.sampler import engine_shape
 from pivotrl_jax.training import (
     PolicyBatch,
@@ -31,6 +32,7 @@ from pivotrl_jax.training import (
     token_logprobs,
 )
 from pivotrl_jax.trajectories import Action
+from pivotrl_jax.trees import TokenTree, round_up
 
 # A stand-in for the tokenizer's, which is not read.
 ENDS = (0,)
@@ -48,15 +50,19 @@ class Plan:
     action: int
 
     @property
+    def devices_for_rows(self) -> int:
+        return row_shards(self.mesh)
+
+    @property
     def requests(self) -> list[list[Request]]:
-        """Of the rows of one step, at most as many as are resident at a time."""
+        """Of the rows of one step."""
         train, end = self.settings.train, self.history + self.action
         own = [
             Request(self.history, end, p, k)
             for p in range(train.pivots_per_row)
             for k in range(train.samples)
         ]
-        return [own] * min(train.rows, self.settings.engine.rows)
+        return [own] * train.rows
 
 
 def abstract_params(cfg: ModelConfig, mesh: Mesh) -> Params:
@@ -99,8 +105,7 @@ class Sampling:
         number = self.rows(rows, branches)
         cap = (rows, branches, self.settings.max_tokens)
         flags, keys = (
-            self.rows(rows, branches, dtype=kind)
-            for kind in (bool, jax.random.key(0).dtype)
+            self.rows(rows, branches, dtype=kind) for kind in (bool, jax.random.key(0).dtype)
         )
         logs = self.rows(*cap, dtype=jnp.float32)
         drawn = engine.Drawn(self.rows(*cap), logs, logs)
@@ -139,30 +144,60 @@ def update_batch(plan: Plan) -> PolicyBatch:
     )
 
 
-def micro(plan: Plan, batch: PolicyBatch, size: int) -> PolicyBatch:
-    """`batch` in micro-batches of `size` rows per device, as shapes."""
-    cut = micro_batches(batch, size * row_shards(plan.mesh))
-    return abstract_rows(cut, plan.mesh, axis=1)
+class Training:
+    """The programs of a step's update."""
+
+    def __init__(self, plan: Plan) -> None:
+        train = plan.settings.train
+        self.plan, self.batch = plan, update_batch(plan)
+        self.optimizer = make_optimizer(train.optimizer, train.steps)
+        self.layout = state_shardings(self.optimizer, plan.cfg, plan.mesh)
+        self.state = abstract_state(plan.cfg, self.optimizer, self.layout)
+        kept = plan.settings.objective.kl_coef != 0
+        self.reference = abstract_params(plan.cfg, plan.mesh) if kept else None
+
+    @property
+    def rows(self) -> int:
+        """Of a device."""
+        return -(-self.batch.tree.shape[0] // row_shards(self.plan.mesh))
+
+    def update(self, size: int) -> jax.stages.Lowered:
+        """With micro-batches of `size` rows per device."""
+        step = update_on_pivots(self.plan.settings, self.plan.cfg, self.optimizer, self.layout)
+        cut = micro_batches(self.batch, size * row_shards(self.plan.mesh))
+        micro = abstract_rows(cut, self.plan.mesh, axis=1)
+        return step.lower(self.state, self.reference, micro)
+
+    def score(self, size: int) -> jax.stages.Lowered:
+        """The log-probs of one micro-batch's scored tokens."""
+        first = jax.tree.map(lambda x: x[: size * row_shards(self.plan.mesh)], self.batch)
+        tree, index = abstract_rows((first.tree, first.index), self.plan.mesh)
+        train = self.plan.settings.train
+        run = jax.jit(token_logprobs, static_argnames=("cfg", "temperature", "remat"))
+        return run.lower(
+            self.state.params, self.plan.cfg, tree, index,
+            temperature=train.sampling.temperature, remat=train.remat,
+        )  # fmt: skip
 
 
-def update(plan: Plan, batch: PolicyBatch, size: int) -> jax.stages.Lowered:
-    """The training step, with the frozen policy where the objective asks for it."""
-    train = plan.settings.train
-    optimizer = make_optimizer(train.optimizer, train.steps)
-    layout = state_shardings(optimizer, plan.cfg, plan.mesh)
-    reference = abstract_params(plan.cfg, plan.mesh) if plan.settings.objective.kl_coef else None
-    step = update_on_pivots(plan.settings, plan.cfg, optimizer, layout)
-    state = abstract_state(plan.cfg, optimizer, layout)
-    return step.lower(state, reference, micro(plan, batch, size))
+def bytes_per_device(tree: Any) -> int:
+    """Of abstract arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
-def score(plan: Plan, batch: PolicyBatch, size: int) -> jax.stages.Lowered:
-    """The log-probs of one micro-batch's scored tokens, as the frozen policy gives them."""
-    own = jax.tree.map(lambda x: x[: size * row_shards(plan.mesh)], batch)
-    tree, index = abstract_rows((own.tree, own.index), plan.mesh)
-    train = plan.settings.train
-    run = jax.jit(token_logprobs, static_argnames=("cfg", "temperature", "remat"))
-    return run.lower(
-        abstract_params(plan.cfg, plan.mesh), plan.cfg, tree, index,
-        temperature=train.sampling.temperature, remat=train.remat,
-    )  # fmt: skip
+def seen_share(tree: TokenTree, cfg: ModelConfig, kind: str) -> float:
+    """Of the first row's pairs of tokens, the share in blocks that attention visits."""
+    length = tree.shape[1]
+    blocks = blocks_for(kind, cfg.groups, cfg.head_dim, length)
+    padded = round_up(length, max(blocks.queries, blocks.keys))
+    row = jax.tree.map(lambda x: np.asarray(x[:1]), tree)
+    return float(seen(sights(row, padded), blocks).mean())
+
+
+def pairs(tree: TokenTree) -> float:
+    """Visible pairs: a token sees all that comes before it in its sequence, and itself."""
+    positions = np.asarray(tree.positions, np.float64)
+    return float(np.sum((positions + 1) * (np.asarray(tree.segments) >= 0)))

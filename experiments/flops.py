@@ -20,11 +20,26 @@ Passes = Callable[[int, float, float], float]
 
 
 def multiplied(cfg: ModelConfig) -> dict[str, int]:
-    """How many parameters a token meets: in the layers ("body"), and where its successor is asked
-    for ("head"). Looking up an embedding multiplies nothing."""
+    """How many parameters a token meets: in the layers ("body"), where it goes through few of their
+    experts, and where its successor is asked for ("head"). Looking up an embedding multiplies
+    nothing."""
     params = shapes(cfg)
-    body = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params.layers))
+    leaves = jax.tree.leaves_with_path(params.layers)
+    body = sum(math.prod(leaf.shape) // _spared(cfg, path[-1].name) for path, leaf in leaves)
     return {"body": body, "head": math.prod(params.embed.shape)}
+
+
+def _spared(cfg: ModelConfig, leaf: str) -> int:
+    """Of how many experts one is met."""
+    one_of_many = cfg.experts is not None and leaf.startswith("expert_")
+    return cfg.experts.number // cfg.experts.active if one_of_many else 1
+
+
+def forward(cfg: ModelConfig, tokens: float, scored: float, pairs: float) -> float:
+    """FLOPs of a pass forward: products with parameters, and attention to so many visible pairs."""
+    found = multiplied(cfg)
+    attention = 4 * cfg.layers * cfg.heads * cfg.head_dim * pairs
+    return FORWARD * (tokens * found["body"] + scored * found["head"]) + attention
 
 
 def flops(run: Path, profiled: Sequence[pa.Table]) -> dict[str, float]:

@@ -43,9 +43,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     settings = run.settings.train
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     layout = state_shardings(optimizer, run.cfg, run.mesh)
-    update = in_micro_batches(
-        update_on_pivots(run.settings, run.cfg, optimizer, layout), run.mesh
-    )
+    update = in_micro_batches(update_on_pivots(run.settings, run.cfg, optimizer, layout), run.mesh)
     reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
     rates = learning_rates(settings.optimizer, settings.steps)
 

@@ -1,6 +1,5 @@
 """The one entry point; it chooses the implementation."""
 
-import jax
 from jaxtyping import Array, Float
 
 from kernels.backend import Implementation, choose, device

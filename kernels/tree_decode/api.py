@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 from jaxtyping import Array, Float, Int
 
 from kernels.backend import Implementation, choose, device, on_mesh

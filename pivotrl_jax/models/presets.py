@@ -78,9 +78,7 @@ QWEN3_30B_A3B = dataclasses.replace(
     experts=ExpertConfig(number=128, active=8, ffn=768),
 )
 
-QWEN_3_8B = dataclasses.replace(
-    QWEN_3_4B, name="Qwen3-8B", width=4096, ffn=12288, tied=False
-)
+QWEN_3_8B = dataclasses.replace(QWEN_3_4B, name="Qwen3-8B", width=4096, ffn=12288, tied=False)
 QWEN_3_32B = dataclasses.replace(
     QWEN_3_8B, name="Qwen3-32B", width=5120, layers=64, heads=64, ffn=25600
 )

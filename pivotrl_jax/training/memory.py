@@ -54,11 +54,16 @@ def needed(lowered: jax.stages.Lowered) -> float:
     The compiler for TPUs refuses what exceeds the chip, the others leave it to the allocator.
     """
     try:
-        found = lowered.compile().memory_analysis()
+        return footprint(lowered.compile())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return math.inf
+
+
+def footprint(compiled: jax.stages.Compiled) -> int:
+    """Bytes per device of arguments, results and temporaries."""
+    found = compiled.memory_analysis()
     assert found is not None
     kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return kept + found.temp_size_in_bytes
