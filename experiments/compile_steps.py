@@ -84,7 +84,9 @@ class Sampling:
 
     def idle(self) -> engine.Slots:
         static = (self.plan.cfg, self.settings, self.shape, self.length)
-        compiled = engine.idle_slots.lower(*static).compile()
+        # Without arguments, only the mesh itself tells for which devices.
+        with jax.set_mesh(self.plan.mesh):
+            compiled = engine.idle_slots.lower(*static).compile()
         return outputs(compiled, jax.eval_shape(partial(engine.idle_slots, *static)))
 
     def layers(self) -> Any:
