@@ -56,9 +56,7 @@ def weight_gradient(
             rows = jax.lax.dynamic_slice_in_dim(x, at, size)
             theirs = jax.lax.dynamic_slice_in_dim(d, at, size)
             theirs = jnp.where(_inside(at, size, end), theirs, 0)
-            return total + jnp.einsum(
-                "id,if->df", rows, theirs, preferred_element_type=jnp.float32
-            )
+            return total + jnp.einsum("id,if->df", rows, theirs, preferred_element_type=jnp.float32)
 
         zeros = jnp.zeros(shape, jnp.float32)
         total = jax.lax.fori_loop(0, _blocks(start, end, size), block, zeros)
@@ -67,9 +65,7 @@ def weight_gradient(
     return _each_group(sizes_X, group, jnp.zeros((len(sizes_X), *shape), x_ID.dtype))
 
 
-def _each_group(
-    sizes_X: jax.Array, group: Callable[..., jax.Array], init: jax.Array
-) -> jax.Array:
+def _each_group(sizes_X: jax.Array, group: Callable[..., jax.Array], init: jax.Array) -> jax.Array:
     """Folds `group(number, first row, row behind the last, result so far)`."""
     ends_X = jnp.cumsum(sizes_X)
     return jax.lax.fori_loop(

@@ -42,9 +42,7 @@ def expert_layer(
     return run(x_TD, chosen_TJ, weight_TJ.astype(x_TD.dtype), *matrices)
 
 
-def probabilities(
-    router_DX: Float[Array, "D X"], x_TD: Float[Array, "T D"]
-) -> Float[Array, "T X"]:
+def probabilities(router_DX: Float[Array, "D X"], x_TD: Float[Array, "T D"]) -> Float[Array, "T X"]:
     """Of every expert for every token, float32."""
     logits_TX = jnp.einsum(
         "td,dx->tx", x_TD, router_DX, precision="highest", preferred_element_type=jnp.float32

@@ -15,6 +15,7 @@ from pivotrl_jax.models.presets import (
     LLAMA_3_2_1B,
     QWEN_2_5_0_5B,
     QWEN_3_0_6B,
+    QWEN_3_30B_A3B,
     SMOLLM2_135M,
     shrink,
 )
@@ -51,7 +52,8 @@ def small(cfg: ModelConfig) -> ModelConfig:
     return shrink(cfg, vocab=VOCAB, width=32, layers=2, kv_heads=2, head_dim=16, ffn=48)
 
 
-CONFIGS = [small(c) for c in (SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B)]
+PUBLISHED = (SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B, QWEN_3_30B_A3B)
+CONFIGS = [small(c) for c in PUBLISHED]
 
 
 def pad(parts: list[np.ndarray], width: int) -> np.ndarray:
