@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from pyarrow.dataset import dataset
 
 from experiments.report_data import json_lines
-from pivotrl_jax.models import ModelConfig, shapes
+from pivotrl_jax.models import ModelConfig, logical_axes, shapes
+from pivotrl_jax.parallel.sharding import Axes
 
 FORWARD, UPDATE = 2, 6  # FLOPs per parameter and token: a pass forward, or that and one back
 # FLOPs of so many per parameter, for tokens through the layers and for those scored by the head.
@@ -20,19 +21,19 @@ Passes = Callable[[int, float, float], float]
 
 
 def multiplied(cfg: ModelConfig) -> dict[str, int]:
-    """How many parameters a token meets: in the layers ("body"), where it goes through few of their
-    experts, and where its successor is asked for ("head"). Looking up an embedding multiplies
-    nothing."""
-    params = shapes(cfg)
-    leaves = jax.tree.leaves_with_path(params.layers)
-    body = sum(math.prod(leaf.shape) // _spared(cfg, path[-1].name) for path, leaf in leaves)
+    """How many parameters a token meets: in the layers ("body": of the
+    experts those that it goes through), and where its successor is asked
+    for ("head"). Looking up an embedding multiplies nothing."""
+    params, axes = shapes(cfg), logical_axes(cfg)
+
+    def met(leaf: jax.ShapeDtypeStruct, names: Axes) -> int:
+        every = math.prod(leaf.shape)
+        if cfg.experts is None or "experts" not in names:
+            return every
+        return every // cfg.experts.number * cfg.experts.active
+
+    body = sum(jax.tree.leaves(jax.tree.map(met, params.layers, axes.layers)))
     return {"body": body, "head": math.prod(params.embed.shape)}
-
-
-def _spared(cfg: ModelConfig, leaf: str) -> int:
-    """Of how many experts one is met."""
-    one_of_many = cfg.experts is not None and leaf.startswith("expert_")
-    return cfg.experts.number // cfg.experts.active if one_of_many else 1
 
 
 def forward(cfg: ModelConfig, tokens: float, scored: float, pairs: float) -> float:

@@ -17,23 +17,27 @@ from pivotrl_jax.models.config import ExpertConfig
 from pivotrl_jax.models.params import EXPERT_AXES, LayerParams
 from pivotrl_jax.parallel.sharding import spec
 
-# From the probabilities of all experts [T, X] to those a token goes through [T, J].
-Pick = Callable[[jax.Array], jax.Array]
+# From the probabilities of all experts [T, X] to those that a token goes through [T, J].
+Pick = Callable[[ExpertConfig, jax.Array], jax.Array]
 # Names of the products that a policy of `jax.checkpoint` may keep.
 PRODUCTS = ("expert_gate", "expert_up")
 
 
+def likeliest(cfg: ExpertConfig, probs_TX: Float[Array, "T X"]) -> Int[Array, "T J"]:
+    return jax.lax.top_k(probs_TX, cfg.active)[1]
+
+
 def expert_layer(
-    p: LayerParams, cfg: ExpertConfig, x_TD: Float[Array, "T D"], pick: Pick | None = None
+    p: LayerParams, cfg: ExpertConfig, x_TD: Float[Array, "T D"], pick: Pick = likeliest
 ) -> Float[Array, "T D"]:
     """The weighted sum of what a token's experts make of it.
 
-    `pick` chooses them, by default the `likeliest`. Their weights are probabilities among all
+    `pick` chooses them. Their weights are probabilities among all
     experts in float32. Under `jax.set_mesh` the experts lie over the axis `expert`, and tokens
     travel to them: see `_Layout`.
     """
     probs_TX = probabilities(p.router, x_TD)
-    chosen_TJ = likeliest(probs_TX, cfg.active) if pick is None else pick(probs_TX)
+    chosen_TJ = pick(cfg, probs_TX)
     weight_TJ = jnp.take_along_axis(probs_TX, chosen_TJ, axis=1)
     if cfg.normalised:
         weight_TJ /= weight_TJ.sum(axis=1, keepdims=True)
@@ -48,10 +52,6 @@ def probabilities(router_DX: Float[Array, "D X"], x_TD: Float[Array, "T D"]) -> 
         "td,dx->tx", x_TD, router_DX, precision="highest", preferred_element_type=jnp.float32
     )
     return jax.nn.softmax(logits_TX, axis=-1)
-
-
-def likeliest(probs_TX: Float[Array, "T X"], active: int) -> Int[Array, "T J"]:
-    return jax.lax.top_k(probs_TX, active)[1]
 
 
 def load(

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import weights
-from pivotrl_jax.models.config import ModelConfig, RopeScaling
+from pivotrl_jax.models.config import ModelConfig
+from pivotrl_jax.models.hf_config import config_from_hf, config_to_hf
 from pivotrl_jax.models.params import Params
 
 NAMES = {
@@ -32,131 +33,16 @@ NAMES = {
     "gate": "model.layers.{}.mlp.gate_proj.weight",
     "up": "model.layers.{}.mlp.up_proj.weight",
     "down": "model.layers.{}.mlp.down_proj.weight",
+    "router": "model.layers.{}.mlp.gate.weight",
+    "expert_gate": "model.layers.{}.mlp.experts.{}.gate_proj.weight",
+    "expert_up": "model.layers.{}.mlp.experts.{}.up_proj.weight",
+    "expert_down": "model.layers.{}.mlp.experts.{}.down_proj.weight",
     "final_norm": "model.norm.weight",
     "head": "lm_head.weight",
 }
 FLOATS = {"F64", "F32", "F16", "BF16"}
-# What a field must be for the model to be one of ours; absent counts as the first value.
-REQUIRED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "use_sliding_window": (False,),
-    "partial_rotary_factor": (1.0,),
-    "quantization_config": (None,),
-}
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-
-def config_from_hf(config_json: Mapping[str, Any], name: str = "") -> ModelConfig:
-    """The architecture of a `config.json`; UserError names the field that is not supported."""
-    family = config_json.get("model_type")
-    if family not in ("llama", "qwen2", "qwen3"):
-        raise _unsupported("model_type", family, "llama, qwen2 or qwen3")
-    for field, allowed in REQUIRED.items():
-        if config_json.get(field, allowed[0]) not in allowed:
-            raise _unsupported(field, config_json[field], repr(allowed[0]))
-    for kind in config_json.get("layer_types") or ():
-        if kind != "full_attention":
-            raise _unsupported("layer_types", kind, "full_attention in every layer")
-    width, heads = _field(config_json, "hidden_size"), _field(config_json, "num_attention_heads")
-    rope = _rope(config_json)
-    return ModelConfig(
-        name=name or config_json.get("_name_or_path") or family,
-        vocab=_field(config_json, "vocab_size"),
-        width=width,
-        layers=_field(config_json, "num_hidden_layers"),
-        heads=heads,
-        kv_heads=config_json.get("num_key_value_heads") or heads,
-        head_dim=config_json.get("head_dim") or (128 if family == "qwen3" else width // heads),
-        ffn=_field(config_json, "intermediate_size"),
-        rope_theta=float(rope.get("rope_theta", 10_000.0)),
-        norm_eps=float(config_json.get("rms_norm_eps", 1e-6)),
-        max_positions=_field(config_json, "max_position_embeddings"),
-        rope_scaling=_rope_scaling(rope),
-        tied=config_json.get("tie_word_embeddings", False),
-        qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
-        dtype=config_json.get("dtype") or config_json.get("torch_dtype") or "float32",
-    )
-
-
-def _unsupported(field: str, value: object, wanted: str) -> UserError:
-    return UserError(f"config.json: {field} is {value!r}, which is not supported; use {wanted}")
-
-
-def _field(config_json: Mapping[str, Any], field: str) -> int:
-    if not isinstance(config_json.get(field), int):
-        raise UserError(f"config.json: {field} must be an integer; restore the published file")
-    return config_json[field]
-
-
-def _rope(config_json: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary fields of transformers 5 (`rope_parameters`) or before, in the shape of 5."""
-    theta = {k: config_json[k] for k in ("rope_theta",) if k in config_json}
-    return (
-        theta | (config_json.get("rope_scaling") or {}) | (config_json.get("rope_parameters") or {})
-    )
-
-
-def _rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise _unsupported("rope_scaling.rope_type", kind, "default or llama3")
-    try:
-        return RopeScaling(
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_max_positions=int(rope["original_max_position_embeddings"]),
-        )
-    except KeyError as error:
-        raise UserError(
-            f"config.json: rope_scaling lacks {error}; restore the published file"
-        ) from None
-
-
-def config_to_hf(cfg: ModelConfig, eos_token_id: int | None = None) -> dict[str, Any]:
-    """The `config.json` of an architecture, in the fields that transformers 4 and 5 both read."""
-    if cfg.qkv_bias and cfg.qk_norm:
-        raise UserError("no Hugging Face family has both qkv_bias and qk_norm; unset one of them")
-    family, model_class = "llama", "LlamaForCausalLM"
-    if cfg.qkv_bias:
-        family, model_class = "qwen2", "Qwen2ForCausalLM"
-    if cfg.qk_norm:
-        family, model_class = "qwen3", "Qwen3ForCausalLM"
-    scaling = cfg.rope_scaling and {
-        "rope_type": "llama3",
-        "factor": cfg.rope_scaling.factor,
-        "low_freq_factor": cfg.rope_scaling.low_freq_factor,
-        "high_freq_factor": cfg.rope_scaling.high_freq_factor,
-        "original_max_position_embeddings": cfg.rope_scaling.original_max_positions,
-    }
-    return {
-        "architectures": [model_class],
-        "model_type": family,
-        "vocab_size": cfg.vocab,
-        "hidden_size": cfg.width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads,
-        "head_dim": cfg.head_dim,
-        "intermediate_size": cfg.ffn,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "rope_theta": cfg.rope_theta,
-        "rope_scaling": scaling,
-        "rms_norm_eps": cfg.norm_eps,
-        "max_position_embeddings": cfg.max_positions,
-        "tie_word_embeddings": cfg.tied,
-        "torch_dtype": cfg.dtype,
-        # Written even when unknown, because transformers' own defaults are ids of Llama 2.
-        "bos_token_id": None,
-        "eos_token_id": eos_token_id,
-    }
 
 
 def read_config(directory: Path) -> ModelConfig:

@@ -66,7 +66,7 @@ QWEN_3_1_7B = dataclasses.replace(QWEN_3_0_6B, name="Qwen3-1.7B", width=2048, ff
 QWEN_3_4B = dataclasses.replace(
     QWEN_3_0_6B, name="Qwen3-4B", width=2560, layers=36, heads=32, ffn=9728
 )
-QWEN3_30B_A3B = dataclasses.replace(
+QWEN_3_30B_A3B = dataclasses.replace(
     QWEN_3_0_6B,
     name="Qwen3-30B-A3B",
     width=2048,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kernels.tree_attention import RESIDUALS, tree_attention
-from pivotrl_jax.models.config import ModelConfig, RopeScaling
+from pivotrl_jax.models.config import ExpertConfig, ModelConfig, RopeScaling
 from pivotrl_jax.models.experts import PRODUCTS, Pick, expert_layer, likeliest, load
 from pivotrl_jax.models.params import LayerParams, Params, head
 from pivotrl_jax.parallel.sharding import constrain
@@ -76,10 +76,10 @@ def layer(
     x: jax.Array,
     positions: jax.Array,
     attend: Attend,
-    pick: Pick | None = None,
+    pick: Pick = likeliest,
 ) -> jax.Array:
-    """One block on activations [..., D]; `attend(q, k, v)` gives [..., H, G, E], and `pick` says
-    which experts a token goes through, where not those that are most likely."""
+    """One block on activations [..., D]; `attend(q, k, v)` gives [..., H, G, E], and `pick` chooses
+    the experts that a token goes through."""
     shape = x.shape
     # One axis of tokens: from [1, T, D] XLA:CPU differentiates a norm twenty times slower.
     x, positions = x.reshape(-1, shape[-1]), positions.reshape(-1)
@@ -97,7 +97,7 @@ def layer(
 
 
 def feed_forward(
-    p: LayerParams, cfg: ModelConfig, x_TD: Float[Array, "T D"], pick: Pick | None
+    p: LayerParams, cfg: ModelConfig, x_TD: Float[Array, "T D"], pick: Pick
 ) -> Float[Array, "T D"]:
     if cfg.experts is not None:
         return expert_layer(p, cfg.experts, x_TD, pick)
@@ -137,9 +137,9 @@ def hidden_and_load(
     def body(x: jax.Array, p: LayerParams) -> tuple[jax.Array, jax.Array | None]:
         loads = []
 
-        def pick(probs_TX: jax.Array) -> jax.Array:
-            chosen_TJ = likeliest(probs_TX, cfg.experts.active)
-            loads.append(load(chosen_TJ, tree.segments.reshape(-1) >= 0, cfg.experts.number))
+        def pick(experts: ExpertConfig, probs_TX: jax.Array) -> jax.Array:
+            chosen_TJ = likeliest(experts, probs_TX)
+            loads.append(load(chosen_TJ, tree.segments.reshape(-1) >= 0, experts.number))
             return chosen_TJ
 
         attend = partial(tree_attention, tree=tree)

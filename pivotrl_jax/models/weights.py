@@ -21,13 +21,13 @@ Names = Mapping[str, str]
 
 def stack(cfg: ModelConfig, name: str) -> tuple[int, ...]:
     """What the placeholders of a tensor's name count up to: layers N, then experts X."""
-    counts = (cfg.layers,)
+    counts = (cfg.layers,) if cfg.experts is None else (cfg.layers, cfg.experts.number)
     return counts[: name.count("{}")]
 
 
 def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of one tensor of every leaf that `cfg` has."""
-    d, f = cfg.width, cfg.ffn
+    d = cfg.width
     q, kv = cfg.heads * cfg.head_dim, cfg.kv_heads * cfg.head_dim
     found: dict[str, tuple[int, ...]] = {
         "embed": (cfg.vocab, d),
@@ -37,9 +37,7 @@ def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
         "v": (kv, d),
         "o": (d, q),
         "ffn_norm": (d,),
-        "gate": (f, d),
-        "up": (f, d),
-        "down": (d, f),
+        **_ffn_shapes(cfg),
         "final_norm": (d,),
     }
     if cfg.qkv_bias:
@@ -47,6 +45,14 @@ def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     if cfg.qk_norm:
         found |= {"q_norm": (cfg.head_dim,), "k_norm": (cfg.head_dim,)}
     return found if cfg.tied else found | {"head": (cfg.vocab, d)}
+
+
+def _ffn_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    d, f = cfg.width, cfg.ffn
+    if cfg.experts is None:
+        return {"gate": (f, d), "up": (f, d), "down": (d, f)}
+    x, f = cfg.experts.number, cfg.experts.ffn
+    return {"router": (x, d), "expert_gate": (f, d), "expert_up": (f, d), "expert_down": (d, f)}
 
 
 def tensor_shapes(cfg: ModelConfig, names: Names) -> dict[str, tuple[int, ...]]:

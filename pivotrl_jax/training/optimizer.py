@@ -1,15 +1,23 @@
 """AdamW with a schedule and global-norm clipping, by optax."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import optax
 
+from pivotrl_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """`schedule` is what the rate does after the linear warm-up, over the run's remaining steps."""
+    """`schedule` is what the rate does after the linear warm-up, over the run's remaining steps.
+
+    The parameters whose leaves are named in `frozen` ("router", "embed") keep their values: their
+    gradients count neither for a step nor for the norm that is clipped, and they do not decay.
+    """
 
     learning_rate: float = 1e-6
     warmup_steps: int = 0
@@ -19,6 +27,7 @@ class OptimizerSettings:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    frozen: tuple[str, ...] = ()
 
 
 def schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
@@ -41,8 +50,19 @@ def learning_rates(settings: OptimizerSettings, steps: int) -> list[float]:
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW; norms and biases are not decayed."""
+    """Clip by global norm, then AdamW; norms and biases are not decayed, frozen leaves stay.
+
+    Raises UserError, when it first sees the parameters, for a frozen leaf that they do not have.
+    """
+    still = functools.partial(named, names=settings.frozen)
+    # Only where asked for, so that checkpoints without it keep their layout.
+    fixed = [optax.masked(optax.set_to_zero(), still)] if settings.frozen else []
+
+    def shrinking(params: Any) -> Any:
+        return jax.tree.map(lambda on, off: on and not off, decayed(params), still(params))
+
     return optax.chain(
+        *fixed,
         optax.clip_by_global_norm(settings.clip_norm),
         optax.adamw(
             schedule(settings, steps),
@@ -50,7 +70,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
             b2=settings.b2,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            mask=decayed,
+            mask=shrinking,
         ),
     )
 
@@ -60,3 +80,15 @@ def decayed(params: Any) -> Any:
     return jax.tree.map_with_path(
         lambda path, _: not path[-1].name.endswith(("norm", "bias")), params
     )
+
+
+def named(params: Any, names: Sequence[str]) -> Any:
+    """True for the leaves of these names."""
+    found = {path[-1].name for path, _ in jax.tree.leaves_with_path(params)}
+    for name in names:
+        if name not in found:
+            raise UserError(
+                f"optimizer.frozen: the model has no parameter {name!r}; "
+                f"it has {', '.join(sorted(found))}"
+            )
+    return jax.tree.map_with_path(lambda path, _: path[-1].name in names, params)

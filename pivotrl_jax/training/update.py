@@ -14,9 +14,19 @@ from jaxtyping import Array, Float, Int
 
 from kernels.grpo import AdvantageSettings, Groups, GrpoStats, ScoredTokens, grpo, score
 from kernels.linear_logprob import LogProbs
-from pivotrl_jax.models import ModelConfig, Params, Remat, head, hidden, logical_axes, shapes
+from pivotrl_jax.models import (
+    ModelConfig,
+    Params,
+    Remat,
+    head,
+    hidden,
+    hidden_and_load,
+    logical_axes,
+    shapes,
+)
 from pivotrl_jax.objectives import PolicySettings, SupervisedStats, loss_count, supervised_loss
 from pivotrl_jax.parallel import constrain, placed, replicated, shardings
+from pivotrl_jax.training.expert_load import load_metrics
 from pivotrl_jax.trees import TokenTree
 
 
@@ -161,17 +171,21 @@ def supervised_update(
         normaliser = batch.weight.sum()
 
         def loss(params: Params, micro: SupervisedBatch) -> tuple[jax.Array, Any]:
-            scores = token_logprobs(params, cfg, micro.tree, micro.index, remat=remat)
+            h, load = hidden_and_load(params, cfg, micro.tree, remat)
+            h_RAD, labels = before_scored(h, micro.tree, micro.index)
+            with jax.named_scope("logprob"):
+                scores = score(h_RAD, head(params), labels)
             value, stats = supervised_loss(scores.logp_T, micro.weight, normaliser)
-            return value, (stats.hits, jnp.sum(scores.entropy_T * micro.weight))
+            return value, (stats.hits, jnp.sum(scores.entropy_T * micro.weight), load)
 
-        grads, value, (hits, entropy) = accumulate(loss, state.params, batch)
+        grads, value, (hits, entropy, load) = accumulate(loss, state.params, batch)
         metrics = {
             "loss": value,
             "accuracy": hits.sum() / normaliser,
             "entropy": entropy.sum() / normaliser,
             "grad_norm": optax.global_norm(grads),
             "action_tokens": normaliser,
+            **load_metrics(load),
         }
         return apply_gradients(state, grads, optimizer), metrics
 
@@ -214,7 +228,7 @@ def policy_update(
                 ref_logp = token_logprobs(
                     reference, cfg, micro.tree, micro.index, temperature=temperature, remat=remat
                 ).logp_T
-            h = hidden(params, cfg, micro.tree, remat)
+            h, load = hidden_and_load(params, cfg, micro.tree, remat)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
             tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)
             with jax.named_scope("loss"):
@@ -223,12 +237,13 @@ def policy_update(
                     temperature=temperature,
                 )  # fmt: skip
             if micro.experts is None:
-                return value, (stats, None)
+                return value, (stats, None, load)
             nll, own = expert_loss(params, h, micro.tree, micro.experts, expert_tokens)
-            return value + sft_coef * nll, (stats, own)
+            return value + sft_coef * nll, (stats, own, load)
 
-        grads, value, (stats, own) = accumulate(loss, state.params, batch)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **_policy_metrics(stats)}
+        grads, value, (stats, own, load) = accumulate(loss, state.params, batch)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics |= {**_policy_metrics(stats), **load_metrics(load)}
         if own is not None:
             metrics |= {
                 "sft_loss": own.nll.sum() / expert_tokens,

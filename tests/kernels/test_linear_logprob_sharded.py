@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kernels.linear_logprob import LogProbs, linear_logprob
 from pivotrl_jax.parallel import MeshSettings, make_mesh
+from pivotrl_jax.parallel.sharding import RULES
 
 T, D, V, BLOCK = 16, 32, 168, 8
 SCALE = {"temperature": 0.7, "soft_cap": 6.0}
@@ -31,7 +32,7 @@ def operands() -> tuple[jax.Array, ...]:
 
 
 def place(mesh: Mesh, head_spec: tuple) -> list[jax.Array]:
-    specs = [(("data", "fsdp"), None), head_spec, (("data", "fsdp"),)]
+    specs = [(RULES["rows"], None), head_spec, (RULES["rows"],)]
     return [
         jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
         for x, spec in zip(operands(), specs, strict=True)
@@ -65,7 +66,7 @@ def test_matches_the_dense_form(mesh, local):
         np.testing.assert_allclose(got, expected, atol=5e-5, rtol=1e-4)
     (d_hidden_TD, d_head_VD), _ = sharded
     assert d_head_VD.sharding.spec[0] == "tensor"
-    assert d_hidden_TD.sharding.spec[0] == ("data", "fsdp")
+    assert d_hidden_TD.sharding.spec[0] == RULES["rows"]
 
 
 @pytest.mark.parametrize(("t", "v"), [(T, V - 1), (T - 1, V), (T - 1, V - 1)])

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import Mesh
 
 from kernels.tree_attention import RESIDUALS, pallas, sights, tree_attention, xla
 from kernels.tree_attention.blocks import Blocks, blocks_for
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.parallel.sharding import put_rows
+from pivotrl_jax.parallel import MeshSettings, make_mesh, put_rows
 from pivotrl_jax.trees import TokenTree, Tree, build_row, causal, stack, visible
 
 # Trunk and branches both span several blocks of queries, and neither is a multiple of one.
@@ -176,7 +175,7 @@ def test_blocks_that_nobody_sees_are_not_multiplied(attend):
 def test_every_device_attends_to_its_own_rows_and_heads(attend):
     arrays = operands(FOREST)
     alone = output_and_gradients(attend, FOREST, *arrays)
-    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 1, 2), ("data", "fsdp", "tensor"))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=1, tensor=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         inputs = put_rows((FOREST, *arrays), mesh)
         compiled = output_and_gradients.lower(attend, *inputs).compile()

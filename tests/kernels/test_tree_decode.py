@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from kernels.tree_decode import pallas, tree_decode
 from kernels.tree_decode import xla as xla_form
 from kernels.tree_decode.api import AXES
 from kernels.tree_decode.blocks import keys_per_block
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.parallel.sharding import spec
+from pivotrl_jax.parallel import MeshSettings, make_mesh, spec
 
 ROWS, SLOTS, HEADS, GROUPS, WIDTH, TRUNK, OWN = 3, 4, 2, 3, 16, 45, 7
 KEYS = 16  # tokens per block: three blocks, the last of them not full
@@ -111,8 +111,7 @@ def test_every_device_attends_for_its_own_rows_and_heads(implementation):
         functools.partial(tree_decode, implementation=implementation, interpret=interpret)
     )
     alone = decode(*arrays)
-    devices = np.asarray(jax.devices()[:4]).reshape(2, 1, 2)
-    mesh = Mesh(devices, ("data", "fsdp", "tensor"))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=1, tensor=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(decode(*arrays), alone, rtol=1e-6, atol=1e-6)
         inputs = [

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from kernels.grouped_dot import grouped_dot
 from kernels.linear_logprob import blocks, fused
 from kernels.linear_logprob.pallas import Target
 from kernels.tree_attention import blocks as tree_blocks
@@ -91,11 +92,27 @@ def decode(device: jax.Device) -> Case:
     return functools.partial(tree_decode.tree_decode, keys=keys), operands
 
 
+def grouped_dot_gradient(device: jax.Device) -> Case:
+    """4,096 tokens through eight of a device's sixteen experts of Qwen3-30B-A3B each."""
+    pairs, experts, width, ffn = 8 * 4096, 16, 2048, 768
+
+    def gradient(
+        x: jax.Array, w: jax.Array, sizes: jax.Array, d: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(lambda x, w: grouped_dot(x, w, sizes), x, w)
+        return out, *pull(d)
+
+    x, d = (on(device, (pairs, n), jnp.bfloat16) for n in (width, ffn))
+    w, sizes = on(device, (experts, width, ffn), jnp.bfloat16), on(device, (experts,), jnp.int32)
+    return gradient, (x, w, sizes, d)
+
+
 OPS: dict[str, Callable[[jax.Device], Case]] = {
     "linear_logprob": linear_logprob,
     "linear_logprob_gradient": linear_logprob_gradient,
     "tree_attention_gradient": tree_attention_gradient,
     "tree_decode": decode,
+    "grouped_dot_gradient": grouped_dot_gradient,
 }
 
 

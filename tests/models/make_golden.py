@@ -51,6 +51,13 @@ CONFIGS = {
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         tie_word_embeddings=True, use_sliding_window=False, **SMALL,
     ),
+    "qwen3_moe": transformers.Qwen3MoeConfig(
+        hidden_size=48, num_attention_heads=8, num_key_value_heads=1, head_dim=16,
+        intermediate_size=24, rms_norm_eps=1e-6, max_position_embeddings=40960,
+        num_experts=8, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        tie_word_embeddings=False, use_sliding_window=False, **SMALL,
+    ),
 }  # fmt: skip
 TEXT = """<|im_start|>user
 Fix the failing test in tests/test_parser.py<|im_end|>

@@ -15,13 +15,15 @@ from pivotrl_jax.models.presets import (
     LLAMA_3_2_1B,
     QWEN_2_5_0_5B,
     QWEN_3_0_6B,
+    QWEN_3_30B_A3B,
     SMOLLM2_135M,
     shrink,
 )
 
 ROWS, ROOM, PIECES, SIZE = 3, 160, 4, 16
 small = partial(shrink, vocab=64, width=32, layers=2, kv_heads=2, head_dim=16, ffn=48)
-CONFIGS = [small(cfg) for cfg in (SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B)]
+PUBLISHED = (SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B, QWEN_3_30B_A3B)
+CONFIGS = [small(cfg) for cfg in PUBLISHED]
 Piece = tuple[int, int, int]  # row, first token, tokens
 read_at_once = jax.jit(prefill, static_argnames="cfg")
 read_pieces = jax.jit(extend, static_argnames="cfg")

@@ -16,12 +16,15 @@ from pivotrl_jax.models.params import Params
 from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
 
 GOLDEN = Path(__file__).parent / "golden"
-NAMES = ["smollm2", "llama31", "qwen25", "qwen3"]
+NAMES = ["smollm2", "llama31", "qwen25", "qwen3", "qwen3_moe"]
 SMALL = {"vocab": 256, "layers": 2, "ffn": 96}
 SHRUNKEN = {
     "smollm2": presets.shrink(presets.SMOLLM2_135M, width=48, kv_heads=2, head_dim=8, **SMALL),
     "qwen25": presets.shrink(presets.QWEN_2_5_0_5B, width=56, kv_heads=1, head_dim=8, **SMALL),
     "qwen3": presets.shrink(presets.QWEN_3_0_6B, width=48, kv_heads=2, head_dim=16, **SMALL),
+    "qwen3_moe": presets.shrink(
+        presets.QWEN_3_30B_A3B, width=48, kv_heads=1, head_dim=16, **(SMALL | {"ffn": 24})
+    ),
 }
 PUBLISHED = {
     "Llama-3.2-1B": {
@@ -51,6 +54,17 @@ PUBLISHED = {
         "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True,
         "torch_dtype": "float32", "use_sliding_window": False, "vocab_size": 151936,
     },
+    "Qwen3-30B-A3B": {
+        "model_type": "qwen3_moe", "attention_bias": False, "decoder_sparse_step": 1,
+        "head_dim": 128, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 6144,
+        "max_position_embeddings": 40960, "max_window_layers": 48, "mlp_only_layers": [],
+        "moe_intermediate_size": 768, "norm_topk_prob": True, "num_attention_heads": 32,
+        "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
+        "num_key_value_heads": 4, "output_router_logits": False, "rms_norm_eps": 1e-06,
+        "rope_scaling": None, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001,
+        "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "float32",
+        "use_sliding_window": False, "vocab_size": 151936,
+    },
 }  # fmt: skip
 
 
@@ -74,7 +88,9 @@ def assert_same(a: Params, b: Params) -> None:
 
 
 @pytest.mark.parametrize(
-    "preset", [presets.LLAMA_3_2_1B, presets.QWEN_2_5_0_5B, presets.QWEN_3_4B], ids=lambda p: p.name
+    "preset",
+    [presets.LLAMA_3_2_1B, presets.QWEN_2_5_0_5B, presets.QWEN_3_4B, presets.QWEN_3_30B_A3B],
+    ids=lambda p: p.name,
 )
 def test_presets_are_the_published_configurations(preset):
     assert huggingface.config_from_hf(PUBLISHED[preset.name], preset.name) == preset
@@ -139,7 +155,10 @@ def test_loads_and_saves_sharded(name, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'"),
+        ({"model_type": "qwen2_moe"}, "model_type is 'qwen2_moe'"),
+        ({"model_type": "qwen3_moe"}, "num_experts must be an integer"),
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers is \[0\]"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),

@@ -6,22 +6,23 @@ from jax.sharding import PartitionSpec
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params, logical_axes, shapes
 from pivotrl_jax.models.presets import SMOLLM2_135M
-from pivotrl_jax.parallel import MeshSettings, constrain, make_mesh, rows, shardings, spec
+from pivotrl_jax.parallel import AXES, MeshSettings, constrain, make_mesh, rows, shardings, spec
 
 
 @pytest.mark.parametrize(
     ("settings", "shape"),
     [
-        (MeshSettings(), (1, 8, 1)),
-        (MeshSettings(data=-1, fsdp=1), (8, 1, 1)),
-        (MeshSettings(data=2, fsdp=-1, tensor=2), (2, 2, 2)),
-        (MeshSettings(data=1, fsdp=2, tensor=4), (1, 2, 4)),
-        (MeshSettings(data=2, fsdp=4, tensor=-1), (2, 4, 1)),
+        (MeshSettings(), (1, 8, 1, 1)),
+        (MeshSettings(data=-1, fsdp=1), (8, 1, 1, 1)),
+        (MeshSettings(data=2, fsdp=-1, tensor=2), (2, 2, 1, 2)),
+        (MeshSettings(data=1, fsdp=2, tensor=4), (1, 2, 1, 4)),
+        (MeshSettings(data=2, fsdp=4, tensor=-1), (2, 4, 1, 1)),
+        (MeshSettings(data=2, fsdp=1, tensor=2, expert=-1), (2, 1, 2, 2)),
     ],
 )
 def test_every_device_has_a_place(settings, shape):
     mesh = make_mesh(settings)
-    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    assert tuple(mesh.shape.items()) == tuple(zip(AXES, shape, strict=True))
     assert sorted(d.id for d in mesh.devices.flat) == sorted(d.id for d in jax.devices())
 
 
@@ -55,9 +56,9 @@ def test_a_dimension_that_does_not_divide_is_replicated():
     assert spec(axes, (30, 576, 4, 64), mesh) == PartitionSpec(None, ("fsdp",), ("tensor",), None)
     # SmolLM2 has 3 key/value heads.
     assert spec(axes, (30, 576, 3, 64), mesh) == PartitionSpec(None, ("fsdp",), None, None)
-    assert rows(mesh, (8, 5)).spec == PartitionSpec(("data", "fsdp"), None)
+    assert rows(mesh, (8, 5)).spec == PartitionSpec(("data", "fsdp", "expert"), None)
     assert rows(mesh, (6, 5)).spec == PartitionSpec(None, None)
-    assert rows(mesh, (3, 4), axis=1).spec == PartitionSpec(None, ("data", "fsdp"))
+    assert rows(mesh, (3, 4), axis=1).spec == PartitionSpec(None, ("data", "fsdp", "expert"))
 
 
 @pytest.mark.parametrize("axes", [("ffn", "vocab"), ("rows", "width"), ("width", "width")])

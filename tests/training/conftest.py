@@ -106,12 +106,14 @@ def make_policy(policy_rows):
 
 @pytest.fixture(scope="session")
 def place(tiny_cfg: ModelConfig, tiny_params: Params):
-    """A mesh of the given sizes and a copy of the tiny policy on it."""
+    """A mesh of the given sizes and a copy of the tiny policy on it, or of another model."""
 
-    def place(*sizes: int) -> tuple[jax.sharding.Mesh, Params]:
+    def place(
+        *sizes: int, cfg: ModelConfig = tiny_cfg, params: Params = tiny_params
+    ) -> tuple[jax.sharding.Mesh, Params]:
         mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: np.prod(sizes)])
-        layout = shardings(shapes(tiny_cfg), logical_axes(tiny_cfg), mesh)
-        host = jax.device_get(tiny_params)
+        layout = shardings(shapes(cfg), logical_axes(cfg), mesh)
+        host = jax.device_get(params)
         return mesh, jax.tree.map(lambda x, s: jax.device_put(x.copy(), s), host, layout)
 
     return place
