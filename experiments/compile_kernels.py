@@ -4,12 +4,22 @@ import dataclasses
 import math
 import re
 
-from experiments.compile_chips import Chip
+from experiments.compile_chips import CHIPS, Chip
 from experiments.compile_hlo import Instruction, arrays, size
 
-# Share of the peak that kernels are taken to reach, an assumption. Where few FLOPs meet many bytes
-# the bandwidth decides.
-RATE = 0.5
+# Share of the peak that kernels reach on v4, v5e, v5p, v6e and 7x: the cycles that their products
+# take in full matrix units over the instruction bundles that libtpu has scheduled for one block,
+# for heads of 128 numbers in groups of 8 and a width of 2,048, but no more than what libtpu expects
+# of one large product (the last row). `LIBTPU_INIT_ARGS="--xla_jf_dump_to=DIR
+# --xla_jf_dump_llo_text=true"` writes the bundles. Waiting for memory is not in them.
+RATES = {
+    "tree_attention_attend": (0.48, 0.70, 0.70, 0.23, 0.28),
+    "tree_attention_differentiate_queries": (0.79, 0.88, 0.90, 0.43, 0.44),
+    "tree_attention_differentiate_keys": (0.72, 0.88, 0.90, 0.44, 0.50),
+    "linear_logprob": (0.88, 0.88, 0.90, 0.70, 0.80),
+    "ragged-dot-none": (0.50, 0.50, 0.52, 0.64, 0.74),
+}
+ANY = (0.93, 0.88, 0.90, 0.70, 0.80)
 # Products of scores' size that a kernel does, each of 2 FLOPs per pair and number of a head.
 PRODUCTS = {
     "tree_attention_attend": 2,
@@ -28,9 +38,10 @@ class Call:
     bytes: float
 
     def seconds(self, chip: Chip) -> float:
-        """On one device, which has its share of the chip."""
-        share = 1 / chip.devices
-        return max(self.flops / (RATE * chip.peak * share), self.bytes / (chip.bandwidth * share))
+        """On one device, which has its share of the chip; as long as the slower of products and
+        memory takes."""
+        rate = RATES.get(self.kernel, ANY)[list(CHIPS.values()).index(chip)]
+        return chip.devices * max(self.flops / (rate * chip.peak), self.bytes / chip.bandwidth)
 
 
 def call(instruction: Instruction, seen: float) -> Call | None:
@@ -44,11 +55,13 @@ def call(instruction: Instruction, seen: float) -> Call | None:
     printed = re.search(r"operand_layout_constraints=\{(.*?)\}, \w+=", instruction.rest)
     operands = printed[1] if printed else ""
     moved = float(size(operands) + size(instruction.result))
-    return Call(kernel, _flops(kernel, arrays(operands), seen), moved)
+    stated = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.rest)
+    flops = _flops(kernel, arrays(operands), seen) or float(stated[1] if stated else 0)
+    return Call(kernel, flops, moved)
 
 
 def _flops(kernel: str, shapes: list[list[int]], seen: float) -> float:
-    """0 for a kernel that is not known here."""
+    """0 for a kernel that is none of ours; XLA's own state theirs."""
     if kernel == "linear_logprob":
         hidden_TD, head_VD = shapes[:2]
         return 2.0 * math.prod(hidden_TD) * head_VD[0]

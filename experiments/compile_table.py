@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from experiments.compile_chips import Chip
-from experiments.compile_kernels import RATE
 from experiments.compile_plan import Measured
 from experiments.report_markdown import table
 from pivotrl_jax.training.memory import GIB, USABLE
@@ -87,8 +86,9 @@ def notes(steps: Sequence[Measured], chip: Chip) -> str:
     """What a reader has to know of the figures above."""
     lines = [
         f"- `compiler` adds up what libtpu expects of every instruction at {chip.clock / 1e9:g} "
-        f"GHz, loops by their trips; `kernels` takes Pallas kernels at {RATE:.0%} of the peak of "
-        f"{chip.peak / 1e12:g} TFLOP/s, or at the bandwidth of {chip.bandwidth / 1e9:,.0f} GB/s; "
+        f"GHz, loops by their trips; `kernels` takes Pallas kernels at the share of "
+        f"{chip.peak / 1e12:g} TFLOP/s that their schedules allow, or at "
+        f"{chip.bandwidth / 1e9:,.0f} GB/s where memory is slower; "
         f"`links` takes collectives at {chip.links / 1e9:g} GB/s. Nothing overlaps in the sum. "
         "Nobody has timed these programs.",
         "- XLA's own counts of FLOPs and bytes are of one device and have every loop once.",

@@ -84,7 +84,7 @@ QWEN_3_32B = dataclasses.replace(
 )
 PUBLISHED = (
     SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B, QWEN_3_1_7B, QWEN_3_4B, QWEN_3_8B,
-    QWEN_3_32B, QWEN3_30B_A3B,
+    QWEN_3_32B, QWEN_3_30B_A3B,
 )  # fmt: skip
 
 
