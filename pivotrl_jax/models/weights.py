@@ -4,13 +4,17 @@ Files hold one [out, in] matrix per layer, or per layer and expert, with heads f
 ordered as H, G, E. So its slice of a leaf is always `matrix.T.reshape(...)`, whatever the leaf.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.models.blocks import Read, Tensors, bits, build
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import Params, shapes
 
@@ -86,48 +90,69 @@ def check_shapes(
             )
 
 
-def assemble(
-    cfg: ModelConfig,
-    names: Names,
-    read: Callable[[str], np.ndarray],
-    shardings: Params | None = None,
-) -> Params:
-    """Builds the tree in `cfg.dtype`, holding one stacked leaf at a time in host memory.
+def assemble(cfg: ModelConfig, names: Names, read: Read, shardings: Params | None = None) -> Params:
+    """Builds the tree in `cfg.dtype`, block by block; see `blocks.build` for what the host holds.
 
-    `read` gives a tensor in the layout of `file_shapes`. Leaves are born with `shardings`, or on
-    the default device.
+    `read` gives a part of a tensor in the layout of `file_shapes`. Leaves are born with
+    `shardings`, or on the default device; only what this process's shards need is read.
     """
     abstract, tree = jax.tree.flatten_with_path(shapes(cfg))
     placed = [None] * len(abstract) if shardings is None else jax.tree.leaves(shardings)
-
-    def build(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | None):
-        name = names[path[-1].name]
-        if "{}" not in name:
-            return _place(read(name).astype(leaf.dtype), sharding)
-        host = np.empty(leaf.shape, leaf.dtype)
-        counts = stack(cfg, name)
-        for index in np.ndindex(counts):
-            host[index] = read(name.format(*index)).T.reshape(leaf.shape[len(counts) :])
-        return _place(host, sharding)
-
-    built = [build(path, leaf, s) for (path, leaf), s in zip(abstract, placed, strict=True)]
+    files = file_shapes(cfg)
+    built = [
+        build(Tensors(names[path[-1].name], files[path[-1].name], leaf), read, sharding)
+        for (path, leaf), sharding in zip(abstract, placed, strict=True)
+    ]
     return jax.tree.unflatten(tree, built)
 
 
-def _place(host: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    if sharding is None:
-        return jax.device_put(host)
-    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
-
-
 def disassemble(params: Params, cfg: ModelConfig, names: Names) -> Iterator[tuple[str, np.ndarray]]:
-    """The inverse of `assemble`: tensors in the order of `tensor_shapes`, dtype as in `params`."""
+    """The inverse of `assemble`: tensors in the order of `tensor_shapes`, dtype as in `params`.
+
+    One tensor at a time comes to the host. Where `params` are spread over processes, every process
+    has to ask for all of them, and gets them.
+    """
     leaves = {path[-1].name: leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    for leaf, shape in file_shapes(cfg).items():
-        host = jax.device_get(leaves[leaf])
-        if "{}" not in names[leaf]:
-            yield names[leaf], host
-            continue
-        for index in np.ndindex(stack(cfg, names[leaf])):
-            matrix = host[index].reshape(shape[::-1]).T
-            yield names[leaf].format(*index), np.ascontiguousarray(matrix)
+    for name, shape in file_shapes(cfg).items():
+        leaf, counts = leaves[name], stack(cfg, names[name])
+        order = Tensors(names[name], shape, leaf).order
+        local = leaf.sharding.shard_shape(leaf.shape)
+        parts = tuple(n // own for n, own in zip(counts, local, strict=False))
+        for index in np.ndindex(counts):
+            # No name for the tensor, so that it goes with its reader before the next one comes.
+            yield names[name].format(*index), _on_host(_tensor(leaf, index, parts, shape, order))
+
+
+@partial(jax.jit, static_argnames=("parts", "shape", "order"))
+def _tensor(
+    leaf: jax.Array,
+    index: tuple[jax.Array, ...],
+    parts: tuple[int, ...],
+    shape: tuple[int, ...],
+    order: tuple[int, ...],
+) -> jax.Array:
+    """One tensor as a file has it, of a leaf whose stacked axes lie on devices in `parts`."""
+    found = bits(leaf)
+    for i, n in zip(index, parts, strict=True):
+        found = found[i] if n == 1 else _picked(found, i, n)
+    turned = found.reshape([shape[axis] for axis in order]).transpose(order)
+    # A copy, since NumPy's view of a leaf would stay with the leaf.
+    return jnp.copy(jax.lax.bitcast_convert_type(turned, leaf.dtype))
+
+
+def _picked(leaf: jax.Array, i: jax.Array, parts: int) -> jax.Array:
+    """`leaf[i]` of an axis that lies on devices in `parts`, which XLA would gather as a whole.
+
+    Every part offers one of its own, and all but the one that is meant are zeros of a sum. So they
+    have to be integers: adding zero to a float can change its sign.
+    """
+    own = leaf.shape[0] // parts
+    offered = leaf.reshape(parts, own, *leaf.shape[1:])[:, i % own]
+    meant = (jnp.arange(parts) == i // own).reshape(-1, *[1] * (offered.ndim - 1))
+    return jnp.where(meant, offered, 0).sum(axis=0, dtype=leaf.dtype)
+
+
+def _on_host(tensor: jax.Array) -> np.ndarray:
+    if tensor.is_fully_addressable:
+        return np.asarray(tensor)
+    return multihost_utils.process_allgather(tensor, tiled=True)
