@@ -1,4 +1,4 @@
-"""A leaf of the parameter tree, filled from the tensors of a file block by block.
+"""A leaf of the parameter tree and the tensors of a file, in block by block and out one by one.
 
 A region of a leaf is a tuple of `range`, one for each of its axes.
 """
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+
+from pivotrl_jax.models.params import Leaf
 
 # What the host holds of a leaf at any time.
 BLOCK_BYTES = 16 * 2**20
@@ -35,7 +37,7 @@ class Tensors:
 
     name: str
     shape: Shape
-    leaf: jax.ShapeDtypeStruct
+    leaf: Leaf  # abstract or an array
 
     @property
     def stacked(self) -> int:
@@ -103,29 +105,21 @@ def build(tensors: Tensors, read: Read, sharding: jax.sharding.Sharding | None) 
     shard = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
     block = tensors.block(shard, BLOCK_BYTES // max(1, len(parts)))
     arrays: list[jax.Array] = []
-    for start in _starts(shard, block):
-        pieces = _pieces(tensors, read, parts, start, block)
-        arrays = jax.block_until_ready(_written(arrays, pieces, start, shard))
-        del pieces  # before the next ones are read
+    # Shards are written each on its own device, whatever mesh the caller has set.
+    with jax.set_mesh(Mesh(np.empty((), object), ())):
+        for start in _starts(shard, block):
+            regions = [_cut(region, start, block) for region in parts]
+            pieces = _put(tensors.regions(regions, read), parts)
+            if block == shard:
+                arrays = pieces
+            else:
+                arrays = arrays or _zeros(shard, leaf.dtype, parts)
+                arrays = [_write(*pair, start) for pair in zip(arrays, pieces, strict=True)]
+            jax.block_until_ready(arrays)
+            del pieces  # before the next ones are read
     if sharding is None:
         return arrays[0]
     return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays, dtype=leaf.dtype)
-
-
-def _pieces(
-    tensors: Tensors, read: Read, parts: Parts, start: tuple[int, ...], block: Shape
-) -> list[jax.Array]:
-    """A block of every shard, on its device."""
-    regions = [
-        tuple(r[s : s + b] for r, s, b in zip(region, start, block, strict=True))
-        for region in parts
-    ]
-    hosts = tensors.regions(regions, read)
-    return [
-        jax.device_put(host, device)
-        for host, devices in zip(hosts, parts.values(), strict=True)
-        for device in devices
-    ]
 
 
 def _parts(shape: Shape, sharding: jax.sharding.Sharding | None) -> Parts:
@@ -145,25 +139,63 @@ def _starts(shape: Shape, block: Shape) -> Iterator[tuple[int, ...]]:
     )
 
 
-def _written(
-    arrays: list[jax.Array], pieces: list[jax.Array], start: tuple[int, ...], shape: Shape
-) -> list[jax.Array]:
-    """`arrays` of `shape` with one piece each at `start`; without arrays, new ones."""
-    if all(piece.shape == shape for piece in pieces):
-        return pieces
-    # A shard is written on its own device, whatever mesh the caller has set.
-    with jax.set_mesh(Mesh(np.empty((), object), ())):
-        if not arrays:
-            arrays = [jnp.zeros_like(x, shape=shape) for x in pieces]
-        return [_write(*pair, start) for pair in zip(arrays, pieces, strict=True)]
+def _cut(region: Region, start: tuple[int, ...], block: Shape) -> Region:
+    return tuple(r[s : s + b] for r, s, b in zip(region, start, block, strict=True))
+
+
+def _put(hosts: Sequence[np.ndarray], parts: Parts) -> list[jax.Array]:
+    """One host array for each part, on every device that holds the part."""
+    pairs = zip(hosts, parts.values(), strict=True)
+    return [jax.device_put(host, device) for host, devices in pairs for device in devices]
+
+
+def _zeros(shape: Shape, dtype: np.dtype, parts: Parts) -> list[jax.Array]:
+    devices = itertools.chain(*parts.values())
+    return [jnp.zeros(shape, dtype, device=device) for device in devices]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _write(array: jax.Array, piece: jax.Array, start: tuple[jax.Array, ...]) -> jax.Array:
-    written = jax.lax.dynamic_update_slice(bits(array), bits(piece), start)
+    written = jax.lax.dynamic_update_slice(_bits(array), _bits(piece), start)
     return jax.lax.bitcast_convert_type(written, array.dtype)
 
 
-def bits(x: jax.Array) -> jax.Array:
-    """Floats as integers, for moving them: XLA:CPU would move all of a bfloat16 array as float32."""
+def take(tensors: Tensors, index: tuple[int, ...]) -> jax.Array:
+    """The inverse of `build` for one tensor, that at `index` of the stacked axes.
+
+    A copy on the devices of the leaf, which must be an array.
+    """
+    leaf = tensors.leaf
+    shard = leaf.sharding.shard_shape(leaf.shape)
+    parts = tuple(n // own for n, own in zip(leaf.shape, shard, strict=True))
+    return _take(leaf, index, parts[: tensors.stacked], tensors.shape, tensors.order)
+
+
+@functools.partial(jax.jit, static_argnames=("parts", "shape", "order"))
+def _take(
+    leaf: jax.Array, index: tuple[jax.Array, ...], parts: Shape, shape: Shape, order: Shape
+) -> jax.Array:
+    """`parts`: among how many devices each stacked axis is divided."""
+    found = _bits(leaf)
+    for i, n in zip(index, parts, strict=True):
+        found = found[i] if n == 1 else _picked(found, i, n)
+    turned = found.reshape([shape[axis] for axis in order]).transpose(order)
+    # NumPy's view of what is not copied would stay with the leaf.
+    return jnp.copy(jax.lax.bitcast_convert_type(turned, leaf.dtype))
+
+
+def _picked(leaf: jax.Array, i: jax.Array, parts: int) -> jax.Array:
+    """`leaf[i]` of an axis that is divided in `parts`, which XLA would gather as a whole.
+
+    Every part offers one of its own, and all but the one that is meant are zeros of a sum. So they
+    have to be integers: adding zero to a float can change its sign.
+    """
+    own = leaf.shape[0] // parts
+    offered = leaf.reshape(parts, own, *leaf.shape[1:])[:, i % own]
+    meant = (jnp.arange(parts) == i // own).reshape(-1, *[1] * (offered.ndim - 1))
+    return jnp.where(meant, offered, 0).sum(axis=0, dtype=leaf.dtype)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """Floats as integers: XLA:CPU would write all of a bfloat16 array anew to change a part."""
     return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")

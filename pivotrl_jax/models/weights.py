@@ -5,16 +5,14 @@ ordered as H, G, E. So its slice of a leaf is always `matrix.T.reshape(...)`, wh
 """
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models.blocks import Read, Tensors, bits, build
+from pivotrl_jax.models.blocks import Read, Tensors, build, take
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import Params, shapes
 
@@ -113,43 +111,11 @@ def disassemble(params: Params, cfg: ModelConfig, names: Names) -> Iterator[tupl
     has to ask for all of them, and gets them.
     """
     leaves = {path[-1].name: leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    for name, shape in file_shapes(cfg).items():
-        leaf, counts = leaves[name], stack(cfg, names[name])
-        order = Tensors(names[name], shape, leaf).order
-        local = leaf.sharding.shard_shape(leaf.shape)
-        parts = tuple(n // own for n, own in zip(counts, local, strict=False))
-        for index in np.ndindex(counts):
-            # No name for the tensor, so that it goes with its reader before the next one comes.
-            yield names[name].format(*index), _on_host(_tensor(leaf, index, parts, shape, order))
-
-
-@partial(jax.jit, static_argnames=("parts", "shape", "order"))
-def _tensor(
-    leaf: jax.Array,
-    index: tuple[jax.Array, ...],
-    parts: tuple[int, ...],
-    shape: tuple[int, ...],
-    order: tuple[int, ...],
-) -> jax.Array:
-    """One tensor as a file has it, of a leaf whose stacked axes lie on devices in `parts`."""
-    found = bits(leaf)
-    for i, n in zip(index, parts, strict=True):
-        found = found[i] if n == 1 else _picked(found, i, n)
-    turned = found.reshape([shape[axis] for axis in order]).transpose(order)
-    # A copy, since NumPy's view of a leaf would stay with the leaf.
-    return jnp.copy(jax.lax.bitcast_convert_type(turned, leaf.dtype))
-
-
-def _picked(leaf: jax.Array, i: jax.Array, parts: int) -> jax.Array:
-    """`leaf[i]` of an axis that lies on devices in `parts`, which XLA would gather as a whole.
-
-    Every part offers one of its own, and all but the one that is meant are zeros of a sum. So they
-    have to be integers: adding zero to a float can change its sign.
-    """
-    own = leaf.shape[0] // parts
-    offered = leaf.reshape(parts, own, *leaf.shape[1:])[:, i % own]
-    meant = (jnp.arange(parts) == i // own).reshape(-1, *[1] * (offered.ndim - 1))
-    return jnp.where(meant, offered, 0).sum(axis=0, dtype=leaf.dtype)
+    for leaf, shape in file_shapes(cfg).items():
+        tensors = Tensors(names[leaf], shape, leaves[leaf])
+        for index in np.ndindex(stack(cfg, names[leaf])):
+            # No name for the array, so that it goes with its reader before the next one comes.
+            yield names[leaf].format(*index), _on_host(take(tensors, index))
 
 
 def _on_host(tensor: jax.Array) -> np.ndarray:
