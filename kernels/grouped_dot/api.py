@@ -16,11 +16,11 @@ def grouped_dot(
     """Each row times the matrix of its group: the first `sizes_X[0]` rows times `w_XDF[0]`, and so
     on.
 
-    Rows behind the last group give zeros. Operands are bfloat16 or float32, sums float32; the
-    result and the gradients have the dtype of the operands. Differentiable in `x_ID` and `w_XDF`.
-    On TPU it is `jax.lax.ragged_dot`, which has an instruction of its own there. Elsewhere XLA
-    would expand that to products of all rows with all matrices, so that loops over groups and
-    blocks of their rows take its place.
+    Rows behind the last group give zeros. Operands are bfloat16 or float32, and so are the result
+    and the gradients; sums are float32. Differentiable in `x_ID` and `w_XDF`. On TPU it is
+    `jax.lax.ragged_dot`, for which there is an instruction. Elsewhere XLA would expand that to
+    products of all rows with all matrices, so that loops over groups and blocks of their rows take
+    its place.
     """
     return _product(x_ID, w_XDF, sizes_X)
 
@@ -32,19 +32,17 @@ def _product(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> jax.Array
 
 
 def _ragged_dot(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> jax.Array:
-    found = jax.lax.ragged_dot(x_ID, w_XDF, sizes_X, preferred_element_type=jnp.float32)
+    # In the dtype of the operands: a float32 result would need room before it is rounded.
+    found = jax.lax.ragged_dot(x_ID, w_XDF, sizes_X)
     used = jnp.arange(len(x_ID)) < sizes_X.sum()
-    return jnp.where(used[:, None], found, 0).astype(x_ID.dtype)
+    return jnp.where(used[:, None], found, 0)
 
 
 def _ragged_weight_gradient(x_ID: jax.Array, d_IF: jax.Array, sizes_X: jax.Array) -> jax.Array:
     """x^T d of every group: `ragged_dot` with the rows, which are grouped, summed over."""
-    found = jax.lax.ragged_dot_general(
-        x_ID, d_IF, sizes_X,
-        jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], []),
-        preferred_element_type=jnp.float32,
-    )  # fmt: skip
-    return found.astype(x_ID.dtype)
+    return jax.lax.ragged_dot_general(
+        x_ID, d_IF, sizes_X, jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], [])
+    )
 
 
 def _forward(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> tuple[jax.Array, tuple]:

@@ -117,11 +117,11 @@ _collect.defvjp(
 class _Layout(NamedTuple):
     """Which dimensions the mesh of `jax.set_mesh` divides.
 
-    A device gathers the tokens of all devices along `expert` (T x D numbers for each of them),
-    puts them through its own experts, and the results are summed and scattered back (as many
-    again). An exchange of nothing but each expert's own tokens would move 1 - (1 - 1/n)^J of that
-    on n devices, two thirds for J = n = 8, but needs sizes known only at run time
-    (`ragged_all_to_all`, which XLA:CPU lacks) or room for the worst case.
+    A device gathers the tokens of all n devices along `expert`, (n - 1) T x D numbers, puts them
+    through its own experts, and the results are summed and scattered back, as many again. Its
+    buffers have room for the case that all pairs of tokens and experts are its own. To send every
+    token only where its experts are would take 1 - (1 - 1/n)^J of that, two thirds for J = n = 8,
+    but sizes known only at run time (`ragged_all_to_all`, which XLA:CPU lacks).
     """
 
     tokens: bool

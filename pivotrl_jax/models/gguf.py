@@ -1,6 +1,7 @@
 """Weights, configuration and tokenizer out of a GGUF file (llama.cpp's format)."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,16 @@ class GgufFile:
         weights.check_shapes(cfg, NAMES, found, self.path)
         paired = self.field("general.architecture") == "llama"
 
-        def read(name: str) -> np.ndarray:
-            matrix = self._dequantised(name)
+        # Devices that hold other columns of the same rows ask for them one after another.
+        @functools.lru_cache(maxsize=8)
+        def rows(name: str, start: int, stop: int) -> np.ndarray:
+            found = self._dequantised(name, slice(start, stop))
             if paired and name.endswith(("attn_q.weight", "attn_k.weight")):
-                return _halves_from_pairs(matrix, cfg.head_dim)
-            return matrix
+                return _halves_from_pairs(found, cfg.head_dim)
+            return found
+
+        def read(name: str, part: tuple[slice, ...]) -> np.ndarray:
+            return rows(name, part[0].start, part[0].stop)[(slice(None), *part[1:])]
 
         return weights.assemble(cfg, NAMES, read, shardings)
 
@@ -133,10 +139,10 @@ class GgufFile:
     def _unsupported(self, field: str, value: object, wanted: str) -> UserError:
         return UserError(f"{self.path}: {field} is {value!r}, which is not supported; use {wanted}")
 
-    def _dequantised(self, name: str) -> np.ndarray:
+    def _dequantised(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         tensor = self._tensors[name]
         try:
-            return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            return gguf.quants.dequantize(tensor.data[rows], tensor.tensor_type)
         except NotImplementedError:
             raise self._unsupported(name, tensor.tensor_type.name, "Q8_0 or F16 weights") from None
 

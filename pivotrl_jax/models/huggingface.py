@@ -1,18 +1,19 @@
 """Weights and configurations in the layout of Hugging Face transformers, in and out."""
 
-import itertools
+import collections
 import json
-import math
-from collections.abc import Mapping
+import operator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import safetensors
-from safetensors.numpy import save_file
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models import weights
+from pivotrl_jax.models import safetensors, weights
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.hf_config import config_from_hf, config_to_hf
 from pivotrl_jax.models.params import Params
@@ -40,14 +41,13 @@ NAMES = {
     "final_norm": "model.norm.weight",
     "head": "lm_head.weight",
 }
-FLOATS = {"F64", "F32", "F16", "BF16"}
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+STAGED = ".partial"
 
 
 def read_config(directory: Path) -> ModelConfig:
     """`config_from_hf` of a directory's `config.json`, named after the directory."""
-    path = directory / "config.json"
+    path = directory / CONFIG
     try:
         config_json = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -60,43 +60,24 @@ def load(directory: Path, cfg: ModelConfig, shardings: Params | None = None) -> 
 
     Raises UserError naming the tensor, the shapes and the file when something does not fit.
     """
-    files = {name: file for file in _open_all(directory) for name in file.keys()}  # noqa: SIM118
+    found = {
+        k: v
+        for path in safetensors.weight_files(directory)
+        for k, v in safetensors.tensors(path).items()
+    }
     if cfg.tied:  # some exporters write the tied head a second time
-        files.pop(NAMES["head"], None)
-    slices = {name: file.get_slice(name) for name, file in files.items()}
-    for name, tensor in slices.items():
-        if tensor.get_dtype() not in FLOATS:
+        found.pop(NAMES["head"], None)
+    for name, tensor in found.items():
+        if tensor.dtype not in safetensors.FLOATS:
             raise UserError(
-                f"{directory}: tensor {name} has dtype {tensor.get_dtype()}, expected one of "
-                f"{', '.join(sorted(FLOATS))}; use the weights that are not quantised"
+                f"{tensor.path}: tensor {name} has dtype {tensor.dtype}, expected one of "
+                f"{', '.join(sorted(safetensors.FLOATS))}; use the weights that are not quantised"
             )
-    found = {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}
-    weights.check_shapes(cfg, NAMES, found, directory)
-    return weights.assemble(cfg, NAMES, lambda name: files[name].get_tensor(name), shardings)
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a directory: those its index names, or the single one."""
-    index = directory / INDEX
-    if not index.exists():
-        return [directory / SINGLE]
+    weights.check_shapes(cfg, NAMES, {k: tensor.shape for k, tensor in found.items()}, directory)
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{index} is no safetensors index; download it again") from None
-    return [directory / name for name in sorted(names)]
-
-
-def _open_all(directory: Path) -> list[Any]:
-    files = []
-    for path in weight_files(directory):
-        try:
-            files.append(safetensors.safe_open(path, framework="numpy"))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise UserError(
-                f"{path} cannot be read as safetensors ({error}); download it again"
-            ) from None
-    return files
+        return weights.assemble(cfg, NAMES, lambda k, part: found[k].read(part), shardings)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be read ({error}); download it again") from None
 
 
 def save(
@@ -109,51 +90,51 @@ def save(
 ) -> None:
     """Writes a directory that transformers and other engines load, in the dtype of `params`.
 
-    One `model.safetensors`, or several and their index where it would exceed `shard_bytes`;
-    host memory holds one of them at a time. All shards of `params` must be addressable from this
-    process. Raises UserError when the disk refuses.
+    One `model.safetensors`, or several and their index where it would exceed `shard_bytes`. Host
+    memory holds one tensor at a time. All processes call it and the first one writes. What is half
+    written is no model: `config.json` comes last. Raises UserError when the disk refuses.
     """
+    tensors = weights.disassemble(params, cfg, NAMES)
+    if jax.process_index() > 0:
+        collections.deque(tensors, maxlen=0)
+    else:
+        shapes = weights.tensor_shapes(cfg, NAMES)
+        specs = {k: jax.ShapeDtypeStruct(v, params.embed.dtype) for k, v in shapes.items()}
+        config = json.dumps(config_to_hf(cfg, eos_token_id), indent=2) + "\n"
+        small = {**tokenizer_files, CONFIG: config.encode()}
+        arrays = map(operator.itemgetter(1), tensors)  # keeps none of them, a generator would
+        _write(directory, specs, arrays, small, shard_bytes)
+    multihost_utils.sync_global_devices("huggingface.save")
+
+
+def _write(
+    directory: Path,
+    specs: Mapping[str, jax.ShapeDtypeStruct],
+    tensors: Iterator[np.ndarray],
+    small: Mapping[str, bytes],
+    shard_bytes: int,
+) -> None:
+    """Writes all files beside those of `directory`, then moves them in."""
+    staged = directory / STAGED
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _save_weights(directory, params, cfg, shard_bytes)
-        for name, content in tokenizer_files.items():
-            (directory / name).write_bytes(content)
-        config_json = json.dumps(config_to_hf(cfg, eos_token_id), indent=2)
-        (directory / "config.json").write_text(config_json + "\n", encoding="utf-8")
-    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        safetensors.write_all(staged, specs, tensors, shard_bytes)
+        for name, content in small.items():
+            (staged / name).write_bytes(content)
+        _publish(staged, directory)
+    except OSError as error:
         raise UserError(
             f"cannot write the model to {directory} ({error}); free space or choose another place"
         ) from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
-def _save_weights(directory: Path, params: Params, cfg: ModelConfig, shard_bytes: int) -> None:
-    item = params.embed.dtype.itemsize
-    sizes = {k: item * math.prod(s) for k, s in weights.tensor_shapes(cfg, NAMES).items()}
-    shards = _split(sizes, shard_bytes)
-    tensors = weights.disassemble(params, cfg, NAMES)
-    weight_map: dict[str, str] = {}
-    for i, names in enumerate(shards, start=1):
-        file = f"model-{i:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else SINGLE
-        weight_map |= dict.fromkeys(names, file)
-        save_file(
-            dict(itertools.islice(tensors, len(names))),
-            directory / file,
-            metadata={"format": "pt"},  # transformers refuses a file without it
-        )
-    (directory / INDEX).unlink(missing_ok=True)  # of an earlier export, it would win over ours
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Groups names in order so that no group of more than one exceeds `limit` bytes."""
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name, size in sizes.items():
-        if groups[-1] and filled + size > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    return groups
+def _publish(staged: Path, directory: Path) -> None:
+    """Puts an export in the place of an earlier one, whose weights and index go first."""
+    (directory / CONFIG).unlink(missing_ok=True)
+    for path in directory.glob("model*.safetensors*"):
+        path.unlink()
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == CONFIG):
+        path.replace(directory / path.name)

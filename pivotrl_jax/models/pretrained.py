@@ -15,7 +15,7 @@ from pathlib import Path
 import huggingface_hub
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models import huggingface
+from pivotrl_jax.models import huggingface, safetensors
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.gguf import GgufFile
 from pivotrl_jax.models.params import Params
@@ -98,7 +98,7 @@ def _from_directory(directory: Path, dtype: str) -> Pretrained:
         load=functools.partial(huggingface.load, directory, cfg),
         tokenizer=load_tokenizer(directory),
         tokenizer_files={path.name: path.read_bytes() for path in present},
-        fingerprint=_fingerprint([directory / "config.json", *huggingface.weight_files(directory)]),
+        fingerprint=_fingerprint([directory / "config.json", *safetensors.weight_files(directory)]),
     )
 
 
@@ -165,7 +165,7 @@ def _fetch_member(scratch: Path) -> Path:
 
 
 def _download_from_hub(repo: str) -> Path:
-    patterns = ["model*.safetensors", huggingface.INDEX, "config.json", *TOKENIZER_FILES]
+    patterns = ["model*.safetensors", safetensors.INDEX, "config.json", *TOKENIZER_FILES]
     try:
         return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns))
     except (OSError, ValueError) as error:

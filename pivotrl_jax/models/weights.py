@@ -4,13 +4,15 @@ Files hold one [out, in] matrix per layer, or per layer and expert, with heads f
 ordered as H, G, E. So its slice of a leaf is always `matrix.T.reshape(...)`, whatever the leaf.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.models.blocks import Read, Tensors, build, take
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import Params, shapes
 
@@ -92,48 +94,37 @@ def check_shapes(
             )
 
 
-def assemble(
-    cfg: ModelConfig,
-    names: Names,
-    read: Callable[[str], np.ndarray],
-    shardings: Params | None = None,
-) -> Params:
-    """Builds the tree in `cfg.dtype`, holding one stacked leaf at a time in host memory.
+def assemble(cfg: ModelConfig, names: Names, read: Read, shardings: Params | None = None) -> Params:
+    """Builds the tree in `cfg.dtype`, block by block; see `blocks.build` for what the host holds.
 
-    `read` gives a tensor in the layout of `file_shapes`. Leaves are born with `shardings`, or on
-    the default device.
+    `read` gives a part of a tensor in the layout of `file_shapes`. Leaves are born with
+    `shardings`, or on the default device; only what this process's shards need is read.
     """
     abstract, tree = jax.tree.flatten_with_path(shapes(cfg))
     placed = [None] * len(abstract) if shardings is None else jax.tree.leaves(shardings)
-
-    def build(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | None):
-        name = names[path[-1].name]
-        if "{}" not in name:
-            return _place(read(name).astype(leaf.dtype), sharding)
-        host = np.empty(leaf.shape, leaf.dtype)
-        counts = stack(cfg, name)
-        for index in np.ndindex(counts):
-            host[index] = read(name.format(*index)).T.reshape(leaf.shape[len(counts) :])
-        return _place(host, sharding)
-
-    built = [build(path, leaf, s) for (path, leaf), s in zip(abstract, placed, strict=True)]
+    files = file_shapes(cfg)
+    built = [
+        build(Tensors(names[path[-1].name], files[path[-1].name], leaf), read, sharding)
+        for (path, leaf), sharding in zip(abstract, placed, strict=True)
+    ]
     return jax.tree.unflatten(tree, built)
 
 
-def _place(host: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    if sharding is None:
-        return jax.device_put(host)
-    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
-
-
 def disassemble(params: Params, cfg: ModelConfig, names: Names) -> Iterator[tuple[str, np.ndarray]]:
-    """The inverse of `assemble`: tensors in the order of `tensor_shapes`, dtype as in `params`."""
+    """The inverse of `assemble`: tensors in the order of `tensor_shapes`, dtype as in `params`.
+
+    One tensor at a time comes to the host. Where `params` are spread over processes, every process
+    has to ask for all of them, and gets them.
+    """
     leaves = {path[-1].name: leaf for path, leaf in jax.tree.leaves_with_path(params)}
     for leaf, shape in file_shapes(cfg).items():
-        host = jax.device_get(leaves[leaf])
-        if "{}" not in names[leaf]:
-            yield names[leaf], host
-            continue
+        tensors = Tensors(names[leaf], shape, leaves[leaf])
         for index in np.ndindex(stack(cfg, names[leaf])):
-            matrix = host[index].reshape(shape[::-1]).T
-            yield names[leaf].format(*index), np.ascontiguousarray(matrix)
+            # No name for the array, so that it goes with its reader before the next one comes.
+            yield names[leaf].format(*index), _on_host(take(tensors, index))
+
+
+def _on_host(tensor: jax.Array) -> np.ndarray:
+    if tensor.is_fully_addressable:
+        return np.asarray(tensor)
+    return multihost_utils.process_allgather(tensor, tiled=True)

@@ -45,6 +45,11 @@ def test_compiles_for_other_generations(topology):
     assert compile_on(topology, "linear_logprob")["linear_logprob"] <= 20
 
 
+def test_products_of_groups_need_no_room_for_all_pairs_of_rows_and_groups():
+    """They would take 2,048 MiB."""
+    assert compile_on("v5e:2x4", "grouped_dot_gradient")["grouped_dot_gradient"] <= 8
+
+
 @pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x1", "v6e:2x4", "tpu7x:2x2x1"])
 def test_tree_attention_needs_no_room_for_scores(topology):
     """In training they would take 1,024 MiB, in decoding 16 MiB."""

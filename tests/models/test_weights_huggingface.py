@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import resource
 import shutil
+import weakref
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models import huggingface, logical_axes, presets, shapes
+from pivotrl_jax.models import huggingface, logical_axes, presets, shapes, weights
 from pivotrl_jax.models.params import Params
 from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
 
@@ -136,6 +138,7 @@ def test_round_trip_in_several_files_is_exact(dtype, tmp_path):
     others = params.replace(final_norm=params.final_norm + 1)
     huggingface.save(tmp_path, others, cfg)
     assert_same(load(tmp_path), others)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,3 +228,62 @@ def test_directory_that_cannot_be_written_is_named(tmp_path):
     cfg = huggingface.read_config(GOLDEN / "smollm2")
     with pytest.raises(UserError, match="cannot write the model to"):
         huggingface.save(tmp_path / "file" / "x", load(GOLDEN / "smollm2"), cfg)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_full_disk_is_named_and_leaves_an_earlier_export_as_it_was(copy):
+    """The system refuses files beyond the limit as it does when space runs out."""
+    params, cfg, before = load(copy), huggingface.read_config(copy), files(copy)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(
+            UserError, match=r"cannot write the model to .*qwen3 \(.*\); free space"
+        ):
+            huggingface.save(copy, params, cfg)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(copy) == before
+
+
+def test_an_export_that_ends_between_two_files_is_no_model(copy, tmp_path, monkeypatch):
+    params, cfg, before = load(copy), huggingface.read_config(copy), files(copy)
+    replace, moved = Path.replace, []
+
+    def stop(path: Path, target: Path) -> None:
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(replace(path, target))
+
+    monkeypatch.setattr(Path, "replace", stop)
+    for directory in (copy, tmp_path / "new"):
+        moved.clear()
+        with pytest.raises(KeyboardInterrupt):
+            huggingface.save(directory, params, cfg, shard_bytes=60_000)
+        with pytest.raises(UserError, match=r"config.json cannot be read"):
+            load(directory)
+    monkeypatch.undo()
+    # What a killed export leaves behind is not in the way of the next one.
+    (copy / ".partial").mkdir()
+    (copy / ".partial" / "model-00009-of-00009.safetensors").write_bytes(b"half")
+    huggingface.save(copy, params, cfg)
+    assert files(copy).keys() == before.keys()
+    assert_same(load(copy), params)
+
+
+def test_saving_holds_one_tensor_at_a_time(copy, tmp_path, monkeypatch):
+    params, cfg, on_host = load(copy), huggingface.read_config(copy), weights._on_host
+    alive: list[weakref.ref] = []
+
+    def watched(tensor: jax.Array) -> np.ndarray:
+        assert [ref for ref in alive if ref() is not None] == []
+        array = on_host(tensor).view()
+        alive[:] = weakref.ref(tensor), weakref.ref(array)
+        return array
+
+    monkeypatch.setattr(weights, "_on_host", watched)
+    huggingface.save(tmp_path / "saved", params, cfg, shard_bytes=60_000)
+    assert_same(load(tmp_path / "saved"), params)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.models import ModelConfig, Params, init
+from pivotrl_jax.models.presets import QWEN_3_30B_A3B, shrink
 from pivotrl_jax.sampling import Request, SamplingSettings
 
 
@@ -19,6 +20,19 @@ def cfg(tiny_cfg: ModelConfig) -> ModelConfig:
 @pytest.fixture(scope="session")
 def params(cfg: ModelConfig) -> Params:
     return init(jax.random.key(1), cfg)
+
+
+@pytest.fixture(scope="session")
+def expert_cfg(cfg: ModelConfig) -> ModelConfig:
+    """The like with experts."""
+    return shrink(
+        QWEN_3_30B_A3B, vocab=cfg.vocab, width=32, layers=2, kv_heads=2, head_dim=8, ffn=16
+    )
+
+
+@pytest.fixture(scope="session")
+def expert_params(expert_cfg: ModelConfig) -> Params:
+    return init(jax.random.key(1), expert_cfg)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,9 @@ def naive(
 def serve(cfg, params, trunks):
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
 
-    def serve(requests, engine=ENGINE, how=PLAIN, trunks=trunks) -> list[list[Sample]]:
+    def serve(
+        requests, engine=ENGINE, how=PLAIN, trunks=trunks, cfg=cfg, params=params
+    ) -> list[list[Sample]]:
         ended = dict(sample(params, cfg, trunks, requests, KEY, ENDS, how, engine, mesh))
         return [ended[i] for i in range(len(requests))]
 
@@ -89,11 +91,35 @@ HOT = SamplingSettings(temperature=1.3, top_k=9, top_p=0.8, max_tokens=CAP)
 
 @pytest.mark.parametrize("how", [PLAIN, HOT], ids=["plain", "truncated"])
 def test_the_engine_equals_the_naive_sampler(serve, cfg, params, trunks, requests, how):
-    expected = [
+    assert_same(serve(requests, how=how), one_by_one(params, cfg, trunks, requests, how))
+
+
+def one_by_one(
+    params: Params, cfg: ModelConfig, trunks: list, requests: list, how: SamplingSettings
+) -> list[list[Sample]]:
+    return [
         [naive(params, cfg, trunk, request, how) for request in own]
         for trunk, own in zip(trunks, requests, strict=True)
     ]
-    assert_same(serve(requests, how=how), expected)
+
+
+def test_a_model_with_experts_is_sampled_like_any_other(
+    serve, expert_cfg, expert_params, trunks, requests
+):
+    found = serve(requests, cfg=expert_cfg, params=expert_params)
+    assert_same(found, one_by_one(expert_params, expert_cfg, trunks, requests, PLAIN))
+    tree = build_row(
+        [
+            Tree(
+                trunks[0], [(r.start, s.tokens) for r, s in zip(requests[0], found[0], strict=True)]
+            )
+        ],
+        128,
+    )
+    drawn = np.concatenate([s.plain for s in found[0]])
+    index = jnp.asarray(len(trunks[0]) + np.arange(96)[None])
+    scores = jax.jit(token_logprobs, static_argnums=1)(expert_params, expert_cfg, tree, index)
+    np.testing.assert_allclose(scores.logp_T[0, : len(drawn)], drawn, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

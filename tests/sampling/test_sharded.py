@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pivotrl_jax.models import logical_axes, shapes
+from pivotrl_jax.models import logical_axes, logits, shapes
 from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings, sample
 
@@ -14,7 +14,7 @@ ENGINE = EngineSettings(rows=8, slots=32, chunk=16, row_multiple=16)
 
 @pytest.fixture(scope="module")
 def serve(cfg, params, trunks, requests):
-    def serve(*sizes: int):
+    def serve(*sizes: int, cfg=cfg, params=params):
         mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: np.prod(sizes)])
         placed = jax.device_put(params, shardings(shapes(cfg), logical_axes(cfg), mesh))
         with jax.set_mesh(mesh):
@@ -42,3 +42,20 @@ def test_samples_do_not_depend_on_the_mesh(serve, alone, sizes):
             np.testing.assert_allclose(a.plain, b.plain, rtol=1e-4, atol=1e-4)
             count += len(a.tokens)
     assert count > 50
+
+
+def test_experts_on_a_mesh_give_the_log_probs_of_the_whole_model_on_one_device(
+    serve, expert_cfg, expert_params, trunks, requests
+):
+    """Over data, tensor and expert together."""
+    groups = serve(2, 1, 2, 2, cfg=expert_cfg, params=expert_params)
+    found = [s for group in groups for s in group]
+    asked = [(trunk, r) for trunk, own in zip(trunks, requests, strict=True) for r in own]
+    tokens = np.zeros((len(asked), 32), np.int32)
+    for row, (trunk, request), s in zip(tokens, asked, found, strict=True):
+        row[: request.start + len(s.tokens)] = [*trunk[: request.start], *s.tokens]
+    z_RTV = jax.jit(logits, static_argnums=1)(expert_params, expert_cfg, tokens)
+    logp_RTV = np.asarray(jax.nn.log_softmax(z_RTV))
+    for logp_TV, (_, request), s in zip(logp_RTV, asked, found, strict=True):
+        places = request.start - 1 + np.arange(len(s.tokens))
+        np.testing.assert_allclose(logp_TV[places, s.tokens], s.plain, rtol=1e-4, atol=1e-4)
