@@ -261,7 +261,7 @@ def test_an_updates_batch_is_as_full_as_it_can_be():
     real = batch.tree.segments >= 0
     assert real.sum() == 3 * (200 + 2 * 4 * 50)
     assert batch.weight.sum() == 3 * 2 * 4 * 50
-    # 1,800 tokens share one row of 1,800, as does what follows, but not fewer rows than devices.
+    # Three trees of 600 tokens in two rows, one for each device.
     assert batch.tree.shape == (2, 1280)
     assert Training(plan).rows == 1
 
