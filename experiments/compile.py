@@ -37,7 +37,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.presets import published
 from pivotrl_jax.parallel import make_mesh
 
-TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice, such as v5p:4x4x4 or 7x:4x4x4.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "TPU slice, such as v5p:4x4x4 or 7x:4x4x4.")
 ACTION = flags.DEFINE_integer("action_tokens", 1024, "Tokens of every sample.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "Where all figures go.")
 STEPS = flags.DEFINE_multi_enum("steps", None, NAMES, "This step only; may be given again.")
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if argv[1:]:
         raise UserError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
-    if TOPOLOGY.value is None:
+    if not TOPOLOGY.value:
         raise UserError("--topology is missing; name a TPU slice, such as v5p:4x4x4")
     settings, chip = from_config(Settings, CONFIG.value), chip_of(TOPOLOGY.value)
     if SWEEP.value:

@@ -118,7 +118,8 @@ def _closing(line: str, at: int) -> int:
 
 def size(printed: str) -> int:
     """Bytes of the arrays of a printed shape, without padding."""
-    return sum(math.prod(dimensions(dims)) * _width(kind) for kind, dims in _SHAPE.findall(printed))
+    found = _SHAPE.findall(printed)
+    return sum(math.ceil(math.prod(dimensions(dims)) * _width(kind)) for kind, dims in found)
 
 
 def dimensions(printed: str) -> list[int]:
@@ -209,7 +210,7 @@ def _walk(program: Program, name: str, times: int, exact: bool) -> Iterator[Exec
             yield from _walk(program, instruction.called("to_apply") or "", times, exact)
 
 
-def _work(way: list[Executed]) -> tuple[int, int]:
+def _work(way: list[Executed]) -> tuple[float, int]:
     """To compare branches by: cycles, then bytes written."""
     return (
         sum(x.times * x.instruction.cycles for x in way),

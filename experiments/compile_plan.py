@@ -98,20 +98,18 @@ def _compiled(lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled | 
 
 
 def _measured(job: Job, chip: Chip, found: jax.stages.Compiled | str) -> Measured:
-    resident = bytes_per_device(job.resident)
-    same = {"name": job.name, "rows": job.rows, "tokens": job.tokens}
+    step = Measured(job.name, job.rows, job.tokens, job.model_flops, missing=0.0)
     if isinstance(found, str):
         needed = refused(found)
         lacks = np.inf if needed is None else max(missing(needed, chip), 1.0)
-        return Measured(**same, model_flops=job.model_flops, missing=lacks)
-    own = memory(found, resident)
+        return dataclasses.replace(step, missing=lacks)
+    own = memory(found, bytes_per_device(job.resident))
     counted = found.cost_analysis() or {}
-    return Measured(
-        **same,
-        model_flops=job.model_flops,
+    return dataclasses.replace(
+        step,
         missing=missing(own.needed, chip),
         memory=own,
-        work=work(found.as_text(), chip, job.seen),
+        work=work(found.as_text() or "", chip, job.seen),
         flops=counted.get("flops", 0.0),
         accessed=counted.get("bytes accessed", 0.0),
     )

@@ -94,7 +94,7 @@ class Sampling:
         split = partial(engine.decoding_layers, cfg=self.plan.cfg)
         return outputs(compiled, jax.eval_shape(split, self.params))
 
-    def rows(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    def rows(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         return abstract_rows(jax.ShapeDtypeStruct(shape, dtype), self.plan.mesh)
 
     def prefill(self, slots: engine.Slots) -> jax.stages.Lowered:
