@@ -133,7 +133,7 @@ def main(argv: list[str]) -> None:
         print(f"{step.name} is compiled", file=sys.stderr, flush=True)
         if JSON.value:
             write_json(Path(JSON.value), figures(plan, TOPOLOGY.value, steps, chip))
-    print(f"\n{tables(steps, chip, count_chips(TOPOLOGY.value))}")
+    print(f"\n{tables(steps, chip, count_chips(TOPOLOGY.value), settings.train.steps)}")
     failures = [failure for step in steps if (failure := step.failure())]
     if failures:
         raise UserError("; ".join(failures))

@@ -31,12 +31,14 @@ TURN = {
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """A step as it compiled: `rows` per device at a time, `tokens` and `model_flops` of all
-    devices. A step that the compiler refused has no `memory` and no `work`."""
+    devices, and how many `calls` a step of training has. One that the compiler refused has no
+    `memory` and no `work`."""
 
     name: str
     rows: int
     tokens: int
     model_flops: float
+    calls: int
     missing: float  # bytes of a device
     memory: Memory | None = None
     work: Work | None = None
@@ -68,6 +70,7 @@ class Job:
     rows: int
     tokens: int
     model_flops: float
+    calls: int
 
 
 def measure(
@@ -98,7 +101,7 @@ def _compiled(lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled | 
 
 
 def _measured(job: Job, chip: Chip, found: jax.stages.Compiled | str) -> Measured:
-    step = Measured(job.name, job.rows, job.tokens, job.model_flops, missing=0.0)
+    step = Measured(job.name, job.rows, job.tokens, job.model_flops, job.calls, missing=0.0)
     if isinstance(found, str):
         needed = refused(found)
         lacks = np.inf if needed is None else max(missing(needed, chip), 1.0)
@@ -123,20 +126,24 @@ def _sampling(plan: Plan, chip: Chip, training: Training) -> Iterator[Job]:
     resident = (training.state, training.reference, slots, layers)
     trunk = causal(np.zeros((1, sampling.length), np.int32))
     devices, share = plan.devices_for_rows, seen_share(trunk, plan.cfg, chip.kind)
+    train, chunk = plan.settings.train, plan.settings.engine.chunk
     yield Job(
         "prefill", lambda: sampling.prefill(slots), resident, share, 1, devices * plan.history,
         flops.forward(plan.cfg, devices * plan.history, 0, devices * plan.history**2 / 2),
+        -(-train.rows // devices),
     )  # fmt: skip
     rows, each = sampling.shape
-    steps = plan.settings.engine.chunk
-    drawn = rows * each * steps
+    drawn = rows * each * chunk
+    waves = -(-train.rows * train.pivots_per_row * train.samples // (rows * each))
     yield Job(
         "decode", lambda: sampling.decode(slots, layers), resident, share, rows // devices, drawn,
         flops.forward(plan.cfg, drawn, drawn, drawn * plan.history),
+        waves * -(-plan.action // chunk),
     )  # fmt: skip
 
 
 def _score(plan: Plan, chip: Chip, training: Training) -> Job:
+    """Which an update with a frozen policy does inside."""
     tree = training.batch.tree
     rows = min(plan.devices_for_rows, tree.shape[0])
     first = jax.tree.map(lambda x: x[:rows], tree)
@@ -148,6 +155,7 @@ def _score(plan: Plan, chip: Chip, training: Training) -> Job:
         1,
         int((first.segments >= 0).sum()),
         forward(plan, first, training.batch.weight[:rows]),
+        0,
     )
 
 
@@ -181,5 +189,6 @@ def _update(plan: Plan, chip: Chip, training: Training, rows: int | None) -> Mea
         size,
         int((tree.segments >= 0).sum()),
         passes * forward(plan, tree, training.batch.weight),
+        1,
     )
     return _measured(job, chip, compiled[size])

@@ -172,7 +172,8 @@ class Training:
 
     def score(self, size: int) -> jax.stages.Lowered:
         """The log-probs of one micro-batch's scored tokens."""
-        first = jax.tree.map(lambda x: x[: size * row_shards(self.plan.mesh)], self.batch)
+        cut = micro_batches(self.batch, size * row_shards(self.plan.mesh))
+        first = jax.tree.map(lambda x: x[0], cut)
         tree, index = abstract_rows((first.tree, first.index), self.plan.mesh)
         train = self.plan.settings.train
         run = jax.jit(token_logprobs, static_argnames=("cfg", "temperature", "remat"))

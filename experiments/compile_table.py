@@ -8,13 +8,15 @@ from experiments.report_markdown import table
 from pivotrl_jax.training.memory import GIB, USABLE
 
 
-def tables(steps: Sequence[Measured], chip: Chip, chips: int) -> str:
-    """Memory, time, collectives and what takes most time, with what the figures leave out."""
+def tables(steps: Sequence[Measured], chip: Chip, chips: int, planned: int) -> str:
+    """Memory, time, collectives, what takes most time, and what a run of `planned` training steps
+    takes; at the end what the figures leave out."""
     parts = [
         memory_table(steps, chip),
         time_table(steps, chip, chips),
         exchange_table(steps, chip),
         *(slowest(step, chip) for step in steps if step.name == "update" and step.work),
+        run_line(steps, planned, chips),
         notes(steps, chip),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -70,6 +72,21 @@ def exchange_table(steps: Sequence[Measured], chip: Chip) -> str:
         for x in step.work.exchanges
     ]  # fmt: skip
     return table(head, rows) if rows else ""
+
+
+def run_line(steps: Sequence[Measured], planned: int, chips: int) -> str:
+    """What training takes by the sums above, sampling included; "" where a step has none."""
+    parts = [(step, step.calls * step.work.seconds) for step in steps if step.work and step.calls]
+    if [step.name for step, _ in parts] != ["prefill", "decode", "update"]:
+        return ""
+    seconds = sum(each for _, each in parts)
+    said = " + ".join(f"{step.calls} x {step.name}" for step, _ in parts)
+    hours = planned * seconds / 3600
+    return (
+        f"A training step by estimate: {said} = {seconds:.1f} s, of which the update is "
+        f"{parts[-1][1] / seconds:.0%}; {planned} steps take {hours:.1f} hours, "
+        f"{hours * chips:,.0f} chip-hours, without verifiers, profiling and evaluation."
+    )
 
 
 def slowest(step: Measured, chip: Chip) -> str:

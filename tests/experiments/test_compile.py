@@ -19,7 +19,7 @@ from experiments.compile_kernels import RATES, call
 from experiments.compile_measure import Exchange, Memory, Work, refused, short, work
 from experiments.compile_plan import Measured
 from experiments.compile_steps import Plan, Training, pairs, seen_share
-from experiments.compile_table import exchange_table, memory_table, tables, time_table
+from experiments.compile_table import exchange_table, memory_table, run_line, tables, time_table
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import shapes
 from pivotrl_jax.models.presets import PUBLISHED, QWEN_3_30B_A3B, published
@@ -291,10 +291,10 @@ WORK = Work(
     slowest=[], unknown_loops=[], unknown_kernels=["gmm"],
 )  # fmt: skip
 FITS = Measured(
-    "update", rows=1, tokens=1000, model_flops=2 * 4 * 459e12 * 2.0, missing=0.0,
+    "update", rows=1, tokens=1000, model_flops=2 * 4 * 459e12 * 2.0, calls=1, missing=0.0,
     memory=Memory(10 * GIB, 20 * GIB, 0, 4 * GIB), work=WORK, flops=1e12, accessed=5 * GIB,
 )  # fmt: skip
-REFUSED = Measured("decode", rows=2, tokens=10, model_flops=1.0, missing=1.5 * GIB)
+REFUSED = Measured("decode", rows=2, tokens=10, model_flops=1.0, calls=8, missing=1.5 * GIB)
 
 
 def cells(markdown: str, row: int) -> list[str]:
@@ -318,7 +318,19 @@ def test_utilisation_is_of_all_chips_and_the_whole_estimate():
     """Twice what four chips do in two seconds, in an estimate of four."""
     assert FITS.utilisation(CHIPS["v5p"], 4) == pytest.approx(1.0)
     assert cells(time_table([FITS], CHIPS["v5p"], 8), 0)[-2:] == ["4.000", "50.0%"]
-    assert "not known, by their bytes: gmm." in tables([FITS], CHIPS["v5p"], 4)
+    assert "not known, by their bytes: gmm." in tables([FITS], CHIPS["v5p"], 4, planned=10)
+
+
+def test_a_run_is_its_steps_calls():
+    """Eight chunks of decoding, a prefill and an update, four seconds each."""
+    decode = dataclasses.replace(FITS, name="decode", calls=8)
+    prefill, score = (
+        dataclasses.replace(FITS, name=n, calls=c) for n, c in (("prefill", 1), ("score", 0))
+    )
+    said = run_line([prefill, decode, score, FITS], planned=90, chips=64)
+    assert "1 x prefill + 8 x decode + 1 x update = 40.0 s, of which the update is 10%" in said
+    assert "90 steps take 1.0 hours, 64 chip-hours" in said
+    assert run_line([prefill, REFUSED, FITS], planned=90, chips=64) == ""
 
 
 def test_a_step_that_does_not_fit_ends_with_status_1(
