@@ -49,8 +49,13 @@ SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes, remat and rows per device
 
 def on_cpu() -> None:
     """libtpu compiles; nothing is to look for a TPU, which another process may hold."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        # Whatever they are: libtpu warns where it has to guess.
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    }
     jax.config.update("jax_platforms", "cpu")
 
 

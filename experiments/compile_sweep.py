@@ -47,16 +47,17 @@ class Outcome:
 
 
 def meshes(cfg: ModelConfig, devices: int, rows: int) -> list[MeshSettings]:
-    """Shapes that leave no device without a row: `tensor` divides the heads of keys and values, and
-    `expert` the experts."""
+    """Shapes that leave as few devices without a row as can be: `tensor` divides the heads of keys
+    and values, and `expert` the experts."""
     experts = cfg.experts.number if cfg.experts else 1
     found = [
         MeshSettings(data=1, fsdp=devices // (tensor * expert), tensor=tensor, expert=expert)
         for tensor in divisors(cfg.kv_heads)
         for expert in divisors(experts)
-        if devices % (tensor * expert) == 0 and devices // tensor <= rows
+        if devices % (tensor * expert) == 0
     ]
-    return found
+    most = max(rows, min(devices // mesh.tensor for mesh in found))
+    return [mesh for mesh in found if devices // mesh.tensor <= most]
 
 
 def divisors(number: int) -> list[int]:

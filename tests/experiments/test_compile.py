@@ -356,6 +356,9 @@ def test_a_sweep_tries_meshes_first_and_then_what_else_there_is():
     assert {(m.fsdp, m.expert, m.tensor) for m in shapes} == {
         (16 // expert, expert, 4) for expert in (1, 2, 4, 8, 16)
     }
+    # Two rows are too few for any mesh of 64 devices: then those with most along `tensor`.
+    few = compile_sweep.meshes(published("Qwen3-8B", "bfloat16"), 64, 2)
+    assert {(m.fsdp, m.expert, m.tensor) for m in few} == {(8, 1, 8)}
     tried = []
 
     def run(trial: compile_sweep.Trial) -> compile_sweep.Outcome:
