@@ -83,8 +83,8 @@ def job(run: Run, corpus: Corpus, size: Size, directory: Path) -> dict[str, Any]
     model = run.pretrained
     files, eot = model.tokenizer_files, model.tokenizer.eot
     huggingface.save(directory, run.base_params(), run.cfg, files, eot)
-    rows = profile.trees(corpus.turns["train"], size.trajectories)
-    chosen: list[Turn] = [turn for _, part in rows for turn in profile.spaced(part, size.pivots)]
+    rows = profile.trees(corpus.turns["train"], size.trajectories, size.pivots)
+    chosen: list[Turn] = [turn for _, part in rows for turn in part]
     places = {trunk: place for place, (trunk, _) in enumerate(rows)}
     histories = [corpus.trunks[turn.trunk][: turn.start] for turn in chosen]
     return {

@@ -1,12 +1,15 @@
 """Candidates profiled per second on the carried trajectories: trees and drafts, against flat.
 
-    python -m benchmarks.profile [--quick] [--model NAME] [--trajectories N] [--json FILE]
+    python -m benchmarks.profile [--quick] [--model NAME] [--trajectories N] [--candidates N]
+        [--trunk_tokens N] [--observation N] [--json FILE]
 
 Flat sampling prefills a history once for every sample and decodes each on its own trunk; histories
 are grouped by length, so that short ones are not padded to long ones. All sides use the same keys,
 the settings of the laptop preset and as many slots, and draw the same samples up to rounding, which
-`same_samples` counts. `--model` takes a Hugging Face directory, such as the policy of a run: one
-that knows the experts' ways follows its drafts further than the model as published.
+`same_samples` counts. `--trunk_tokens` and `--observation` take longer trajectories than the laptop
+preset; `--candidates` then keeps some turns of each, at equal distances. `--model` takes a Hugging
+Face directory, such as the policy of a run: one that knows the experts' ways follows its drafts
+further than the model as published.
 """
 
 import dataclasses
@@ -48,17 +51,27 @@ TABLES = {
         "speedup_tree", "speedup_drafts", "same_samples",
     ),
     "What was processed": (
-        "prefill_flat", "prefill_tree", "prefill_ratio", "sampled_tokens", "drafted_tokens",
-        "action_tokens_mean", "truncated_share",
+        "history_mean", "prefill_flat", "prefill_tree", "prefill_ratio", "sampled_tokens",
+        "drafted_tokens", "action_tokens_mean", "truncated_share",
     ),
 }  # fmt: skip
 
 
-def settings(model: str | None, quick: bool) -> Settings:
-    """The laptop preset; `quick` cuts layers, samples and the token cap."""
+def settings(
+    model: str | None,
+    quick: bool,
+    trunk_tokens: int | None = None,
+    observation: int | None = None,
+) -> Settings:
+    """The laptop preset with what is asked for; `quick` cuts layers, samples and the token cap."""
     base = swe.laptop()
+    text = dataclasses.replace(
+        base.text,
+        trunk_tokens=trunk_tokens or base.text.trunk_tokens,
+        clip_observation=observation or base.text.clip_observation,
+    )
     base = dataclasses.replace(
-        base, model=dataclasses.replace(base.model, name=model or base.model.name)
+        base, text=text, model=dataclasses.replace(base.model, name=model or base.model.name)
     )
     if not quick:
         return base
@@ -76,9 +89,11 @@ def spaced(items: Sequence[Item], count: int) -> list[Item]:
     return [items[place] for place in places]
 
 
-def trees(turns: Sequence[Turn], trajectories: int) -> list[Tree]:
-    """The turns of some trajectories, evenly taken from the one with most turns to the least."""
-    return spaced(plan(turns), trajectories)
+def trees(turns: Sequence[Turn], trajectories: int, candidates: int | None) -> list[Tree]:
+    """The turns of some trajectories, evenly taken from the one with most turns to the least; of
+    each at most `candidates`."""
+    chosen = spaced(plan(turns), trajectories)
+    return [(trunk, spaced(part, candidates or len(part))) for trunk, part in chosen]
 
 
 def without_drafts(rows: Sequence[Tree]) -> list[Tree]:
@@ -157,6 +172,7 @@ def row(
         "same_samples": share(
             np.array_equal(a.tokens, b.tokens) for a, b in zip(samples, flat, strict=True)
         ),
+        "history_mean": float(np.mean([turn.start for turn in turns])),
         "prefill_flat": prefill_flat,
         "prefill_tree": prefill_tree,
         "prefill_ratio": prefill_flat / prefill_tree,
@@ -171,10 +187,10 @@ def share(flags: Iterator[bool]) -> float:
     return float(np.mean(list(flags)))
 
 
-def measure(run: Run, trajectories: int, rounds: int) -> Iterator[Row]:
+def measure(run: Run, trajectories: int, candidates: int | None, rounds: int) -> Iterator[Row]:
     corpus = candidates_stage(run, read_stage(run))
     params = run.base_params()
-    rows = trees(corpus.turns["train"], trajectories)
+    rows = trees(corpus.turns["train"], trajectories, candidates)
     ways: dict[str, Callable[[], Samples]] = {
         "drafts": partial(sample_trees, run, params, corpus.trunks, rows),
         "tree": partial(sample_trees, run, params, corpus.trunks, without_drafts(rows)),
@@ -192,11 +208,17 @@ def main() -> None:
     options = parser("profile", __doc__)
     options.add_argument("--model", help="as --config.model.name of a run takes it")
     options.add_argument("--trajectories", type=int, help="how many of the carried ones")
+    options.add_argument("--candidates", type=int, help="how many turns of each (all)")
+    options.add_argument("--trunk_tokens", type=int, help="the longest trajectory, in tokens")
+    options.add_argument("--observation", type=int, help="tokens left of an observation")
     given = options.parse_args()
     trajectories = given.trajectories or (QUICK_TRAJECTORIES if given.quick else TRAJECTORIES)
     with tempfile.TemporaryDirectory() as scratch:
-        run = open_run(settings(given.model, given.quick), Path(scratch))
-        report("profile", TABLES, measure(run, trajectories, given.rounds or 1), given.json)
+        asked = settings(given.model, given.quick, given.trunk_tokens, given.observation)
+        rows = measure(
+            open_run(asked, Path(scratch)), trajectories, given.candidates, given.rounds or 1
+        )
+        report("profile", TABLES, rows, given.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ preset   hardware                    time        what comes out
 smoke    2 CPU cores, 8 GiB          4 minutes   every stage once; figures mean nothing
 laptop   2 CPU cores, 12 GiB         not timed   figures by domain, for tasks never trained on
 host     one accelerator host        not run yet
-pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
+pod      TPU pod or GPU hosts        not run yet
 """
 
 import dataclasses

@@ -113,6 +113,8 @@ def train_and_evaluate(run: Run, only: str | None = None) -> None:
         with stage(run, "sft", only) as record:
             policy = sft_stage(run, corpus, policy)
             count_scored(run, record, "sft")
+            if not settings.train.steps:
+                export_stage(run, policy)
         evaluate("sft")
     profiled: dict[Split, pa.Table] = {}
     if settings.train.steps:

@@ -11,7 +11,7 @@ smoke    2 CPU cores, 10 GiB         2 minutes   every stage once; figures mean 
 laptop   2 CPU cores, 10 GiB         30 minutes  figures for schemas that were never trained on
 study    2 CPU cores, 10 GiB         not run yet four arms, and episodes on unseen databases
 host     one accelerator host        not run yet
-pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
+pod      TPU pod or GPU hosts        not run yet
 """
 
 import dataclasses

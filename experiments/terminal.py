@@ -9,7 +9,7 @@ preset   hardware                    time        what comes out
 smoke    2 CPU cores, 12 GiB         3 minutes   every stage once; figures mean nothing
 laptop   2 CPU cores, 10 GiB         40 minutes  figures for tasks that were never trained on
 host     one accelerator host        not run yet
-pod      TPU pod or GPU hosts        not run yet (mixture of experts is still to come)
+pod      TPU pod or GPU hosts        not run yet
 """
 
 import dataclasses

@@ -3,11 +3,13 @@
     python -m experiments.ablations --config=experiments/textworld.py --jobs=2 --tune   # :study
     python -m experiments.ablations --config=experiments/textworld.py --jobs=2 --seeds=3
     python -m experiments.ablations --config=experiments/textworld.py:quick --arms=base,sft,pivotrl
+    python -m experiments.ablations --config=experiments/textworld.py:smoke --arms=base,sft,pivotrl
     python -m experiments.run --config=experiments/textworld.py                   # one arm alone
 
 preset   hardware              time           what comes out
 study    2 CPU cores, 6 GiB    about 2 hours  trials, then all arms, three seeds: docs/study.md
 quick    2 CPU cores, 6 GiB    not run yet    every stage once; figures mean little
+smoke    2 CPU cores, 6 GiB    not run yet    the same in fewer, smaller games; figures mean nothing
 
 The first command also makes what the others read, in runs/textworld: games, expert and weak
 trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks. The
@@ -54,16 +56,36 @@ from pivotrl_jax.verifiers.textworld import write_games
 
 replace = dataclasses.replace
 HOME = Path("runs/textworld")
-GAMES, EXPERT, WEAK = (HOME / name for name in ("games.jsonl.gz", "expert.jsonl", "weak.jsonl"))
-PRETRAINING = {"study": 3_000, "quick": 1_000}  # steps of each preset's base
-COUNTS: Mapping[Split, int] = {"train": 400, "validation": 60, "test": 200}
-WEAK_GAMES = 1_500
-QUESTIONS = 2_500  # of each procedural task, to pre-train on
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What a preset is made of: the study's games by split, games that weak players play, questions
+    of each procedural task, and the steps of pre-training on these two."""
+
+    counts: Mapping[Split, int]
+    weak_games: int
+    questions: int
+    steps: int
+
+
+FULL = World({"train": 400, "validation": 60, "test": 200}, 1_500, 2_500, steps=3_000)
+WORLDS = {
+    "study": FULL,
+    "quick": replace(FULL, steps=1_000),
+    "smoke": World({"train": 40, "validation": 4, "test": 8}, 150, 100, steps=150),
+}
 EXPERT_STYLE, WEAK_STYLES = Style(0), tuple(Style(seed) for seed in range(1, 9))
+
+
+def files(home: Path) -> tuple[Path, Path, Path]:
+    """Games, the expert's trajectories, and those of weak players."""
+    return home / "games.jsonl.gz", home / "expert.jsonl", home / "weak.jsonl"
 
 
 def study() -> Settings:
     """The arm "PivotRL": no warm start, 16 pivots x 8 samples a step."""
+    games, expert, _ = files(HOME)
     sampling = SamplingSettings(temperature=1.0, max_tokens=24)
     optimizer = OptimizerSettings(learning_rate=3e-4, warmup_steps=2)
     return Settings(
@@ -71,7 +93,7 @@ def study() -> Settings:
         domain="textworld",
         preset="study",
         seed=0,
-        data=DataSettings(path=str(EXPERT), heldout_share=0.1, turns=EVERY_TURN),
+        data=DataSettings(path=str(expert), heldout_share=0.1, turns=EVERY_TURN),
         text=TextSettings(
             action_format="hermes",
             tool_role="user",
@@ -82,7 +104,7 @@ def study() -> Settings:
         model=ModelSettings(name=str(HOME / "study" / "model")),
         mesh=MeshSettings(),
         engine=EngineSettings(rows=32, slots=256, row_multiple=256),
-        reward=RewardSettings("textworld", SAME_PROGRESS, databases=str(GAMES)),
+        reward=RewardSettings("textworld", SAME_PROGRESS, databases=str(games)),
         sft=SftSettings(
             epochs=0,
             rows=16,
@@ -105,7 +127,7 @@ def study() -> Settings:
             sampling=sampling,
         ),
         evaluation=EvaluationSettings(samples=4, ood_texts=1, ood_tokens=64),
-        environment=EnvironmentSettings(name="textworld", games=str(GAMES), turns=20, samples=2),
+        environment=EnvironmentSettings(name="textworld", games=str(games), turns=20, samples=2),
         suites=SuiteSettings(names=tuple(PROCEDURES), questions=40, max_tokens=24),
         end_to_end=EndToEndSettings(
             steps=0,
@@ -135,7 +157,25 @@ def quick() -> Settings:
     )
 
 
-PRESETS = {"study": study, "quick": quick}
+def smoke() -> Settings:
+    """A base that hardly talks, in games of its own."""
+    base, home = quick(), HOME / "smoke"
+    games, expert, _ = files(home)
+    return replace(
+        base,
+        preset="smoke",
+        model=ModelSettings(name=str(home / "model")),
+        data=replace(base.data, path=str(expert), limit=20),
+        reward=replace(base.reward, databases=str(games)),
+        profile=replace(base.profile, samples=4),
+        train=replace(base.train, steps=2, rows=4, samples=4),
+        evaluation=replace(base.evaluation, samples=2),
+        environment=replace(base.environment, games=str(games), tasks=4, turns=6),
+        suites=replace(base.suites, questions=4),
+    )
+
+
+PRESETS = {"study": study, "quick": quick, "smoke": smoke}
 
 
 def get_config(preset: str = "study") -> ml_collections.ConfigDict:
@@ -144,25 +184,33 @@ def get_config(preset: str = "study") -> ml_collections.ConfigDict:
 
 def prepare(mesh: Mesh, settings: Settings) -> None:
     """Makes what the configuration reads, unless it is there."""
-    HOME.mkdir(parents=True, exist_ok=True)
-    if not EXPERT.exists():
-        games = generate(EASY, COUNTS, seed=0)
-        write_games(games, GAMES)
-        others = generate(MEDIUM, {"train": WEAK_GAMES + len(games)}, seed=1)
-        known = {game.id for game in games}
-        weak = [game for game in others if game.id not in known][:WEAK_GAMES]
-        write_weak(weak, WEAK_STYLES, noise=0.5, path=WEAK)
-        write_expert((game for game in games if game.split == "train"), EXPERT_STYLE, EXPERT)
+    world, home = WORLDS[settings.preset], Path(settings.environment.games).parent
+    if not files(home)[1].exists():
+        play(world, home)
     model = Path(settings.model.name)
     if not model.exists():
-        how = PretrainSettings(steps=PRETRAINING[settings.preset])
-        pretrain(list(documents()), how, model.parent, mesh)
+        pretrain(
+            list(documents(world, home)), PretrainSettings(steps=world.steps), model.parent, mesh
+        )
 
 
-def documents() -> Iterator[Trajectory]:
+def play(world: World, home: Path) -> None:
+    """Makes the games, and has the expert and the weak players play them."""
+    games_file, expert, weak = files(home)
+    home.mkdir(parents=True, exist_ok=True)
+    games = generate(EASY, world.counts, seed=0)
+    write_games(games, games_file)
+    others = generate(MEDIUM, {"train": world.weak_games + len(games)}, seed=1)
+    known = {game.id for game in games}
+    apart = [game for game in others if game.id not in known][: world.weak_games]
+    write_weak(apart, WEAK_STYLES, noise=0.5, path=weak)
+    write_expert((game for game in games if game.split == "train"), EXPERT_STYLE, expert)
+
+
+def documents(world: World, home: Path) -> Iterator[Trajectory]:
     """What the base learns from: weak play, and questions with their answers."""
-    played, _ = read(str(WEAK), "auto", HOME / "quarantine.jsonl", None)
-    asked = reasoning_questions(tuple(PROCEDURES), "train", QUESTIONS, seed=0)
+    played, _ = read(str(files(home)[2]), "auto", home / "quarantine.jsonl", None)
+    asked = reasoning_questions(tuple(PROCEDURES), "train", world.questions, seed=0)
     answered = (
         Trajectory(
             id=question.id,

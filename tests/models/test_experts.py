@@ -70,19 +70,23 @@ def test_no_token_is_dropped_where_all_choose_the_same_experts(x, weights):
 def test_gradients_are_slopes(x, weights):
     """Of a sum over outputs, along a direction in which no token changes its experts."""
     rng = np.random.default_rng(2)
-    read = rng.normal(size=x.shape)
-    step = {n: rng.normal(size=w.shape) for n, w in weights.items()}
-    loss = lambda p: jnp.sum(expert_layer(p, CFG, x) * read)  # noqa: E731
-    grads = jax.jit(jax.grad(loss))(layer_params(weights))
-    along = lambda size, own: (  # noqa: E731
-        formula(
-            x, {n: w + size * (n == own) * step[n] for n, w in weights.items()}, normalised=True
-        )
-        * read
-    ).sum()
-    for name in weights:
-        slope = (along(1e-5, name) - along(-1e-5, name)) / 2e-5
-        assert np.sum(getattr(grads, name) * step[name]) == pytest.approx(slope, rel=1e-3), name
+    read, at = rng.normal(size=x.shape), weights | {"x": x}
+    step = {name: rng.normal(size=value.shape) for name, value in at.items()}
+
+    @jax.jit
+    @jax.grad
+    def gradients(at: dict) -> jax.Array:
+        own = {name: value for name, value in at.items() if name != "x"}
+        return jnp.sum(expert_layer(layer_params(own), CFG, at["x"]) * read)
+
+    def along(name: str, size: float) -> float:
+        moved = at | {name: at[name] + size * step[name]}
+        return np.sum(formula(moved.pop("x"), moved, normalised=True) * read)
+
+    found = gradients(at)
+    for name in at:
+        slope = (along(name, 1e-5) - along(name, -1e-5)) / 2e-5
+        assert np.sum(found[name] * step[name]) == pytest.approx(slope, rel=1e-3), name
 
 
 def test_load_counts_the_tokens_of_every_expert():
