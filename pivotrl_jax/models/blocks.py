@@ -179,7 +179,8 @@ def _write(array: jax.Array, piece: jax.Array, start: tuple[jax.Array, ...]) -> 
 def take(tensors: Tensors, index: tuple[int, ...]) -> jax.Array:
     """The inverse of `build` for one tensor, that at `index` of the stacked axes.
 
-    A copy on the devices of the leaf, which must be an array.
+    An array of its own on the devices of the leaf, which must be an array: NumPy's view of the leaf
+    itself would stay with the leaf.
     """
     leaf = tensors.leaf
     shard = leaf.sharding.shard_shape(leaf.shape)
@@ -196,8 +197,7 @@ def _take(
     for i, n in zip(index, parts, strict=True):
         found = found[i] if n == 1 else _picked(found, i, n)
     turned = found.reshape([shape[axis] for axis in order]).transpose(order)
-    # NumPy's view of what is not copied would stay with the leaf.
-    return jnp.copy(jax.lax.bitcast_convert_type(turned, leaf.dtype))
+    return jax.lax.bitcast_convert_type(turned, leaf.dtype)
 
 
 def _picked(leaf: jax.Array, i: jax.Array, parts: int) -> jax.Array:
