@@ -120,11 +120,11 @@ def _filled(
     tensors: Tensors, read: Read, parts: Parts, shard: Shape, block: Shape
 ) -> list[jax.Array]:
     """A shard for each device, written in place."""
-    devices = itertools.chain(*parts.values())
-    arrays = [jnp.zeros(shard, tensors.leaf.dtype, device=device) for device in devices]
+    arrays: list[jax.Array] = []
     for start in _starts(shard, block):
         regions = [_cut(region, start, block) for region in parts]
         pieces = _put(tensors.regions(regions, read), parts)
+        arrays = arrays or [_zeros(piece, shard) for piece in pieces]
         arrays = [_write(*pair, start) for pair in zip(arrays, pieces, strict=True)]
         jax.block_until_ready(arrays)
         del pieces  # before the next ones are read
@@ -142,10 +142,7 @@ def _parts(shape: Shape, sharding: jax.sharding.Sharding | None) -> Parts:
 
 
 def _starts(shape: Shape, block: Shape) -> Iterator[tuple[int, ...]]:
-    """Where blocks begin. The last one overlaps where they do not divide, so that all are alike."""
-    return itertools.product(
-        *([min(i, n - b) for i in range(0, n, b)] for n, b in zip(shape, block, strict=True))
-    )
+    return itertools.product(*(range(0, n, b) for n, b in zip(shape, block, strict=True)))
 
 
 def _cut(region: Region, start: tuple[int, ...], block: Shape) -> Region:
@@ -162,6 +159,12 @@ def _as_integers(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
 
 
+@functools.partial(jax.jit, static_argnames="shape", keep_unused=True)
+def _zeros(piece: jax.Array, shape: Shape) -> jax.Array:
+    """On the device of `piece`; `jnp.zeros` with a device makes them on the default one first."""
+    return jnp.zeros(shape, piece.dtype)
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def _write(array: jax.Array, piece: jax.Array, start: tuple[jax.Array, ...]) -> jax.Array:
     """In place; as integers where XLA:CPU would write all of a bfloat16 array anew for a part."""
@@ -176,7 +179,8 @@ def _write(array: jax.Array, piece: jax.Array, start: tuple[jax.Array, ...]) -> 
 def take(tensors: Tensors, index: tuple[int, ...]) -> jax.Array:
     """The inverse of `build` for one tensor, that at `index` of the stacked axes.
 
-    A copy on the devices of the leaf, which must be an array.
+    An array of its own on the devices of the leaf, which must be an array: NumPy's view of the leaf
+    itself would stay with the leaf.
     """
     leaf = tensors.leaf
     shard = leaf.sharding.shard_shape(leaf.shape)
@@ -193,8 +197,7 @@ def _take(
     for i, n in zip(index, parts, strict=True):
         found = found[i] if n == 1 else _picked(found, i, n)
     turned = found.reshape([shape[axis] for axis in order]).transpose(order)
-    # NumPy's view of what is not copied would stay with the leaf.
-    return jnp.copy(jax.lax.bitcast_convert_type(turned, leaf.dtype))
+    return jax.lax.bitcast_convert_type(turned, leaf.dtype)
 
 
 def _picked(leaf: jax.Array, i: jax.Array, parts: int) -> jax.Array:
