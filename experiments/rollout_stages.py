@@ -28,7 +28,7 @@ from pivotrl_jax.pivots import (
     audit,
     candidate_table,
     cap,
-    judge,
+    judged_aside,
     kind,
     nothing_selected,
     plan,
@@ -36,6 +36,7 @@ from pivotrl_jax.pivots import (
     rollouts,
     sample_records,
     select,
+    verdict_thread,
 )
 
 
@@ -63,8 +64,11 @@ def profile_stage(
         # A run that profiled once has nothing for later profiles; one without any is a mistake.
         if (other / name).exists() or not (other / "profile" / "train").exists():
             reuse(store, other / name, manifest, turns, judging)
-    done = store.done()
-    with Progress(name, len(turns), "candidates", initial=len(done)) as bar:
+    done, engine = store.done(), run.settings.engine
+    with (
+        Progress(name, len(turns), "candidates", initial=len(done)) as bar,
+        verdict_thread() as thread,
+    ):
         batches = rollouts(
             params,
             run.cfg,
@@ -74,12 +78,13 @@ def profile_stage(
             key,
             run.tokenizer,
             run.settings.profile.sampling,
-            run.settings.engine,
+            engine,
             run.mesh,
             done,
         )
-        for batch in batches:
-            store.append(sample_records(batch, judge(batch, judging), judging))
+        # Trunks that are decoded together end at about the same time.
+        for batch, judged in judged_aside(batches, judging, thread, ahead=engine.rows):
+            store.append(sample_records(batch, judged, judging))
             bar.advance(len(batch.turns))
     return candidate_table(store.read(), corpus.table)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -16,11 +17,13 @@ from experiments.rollout_stages import profile_stage, select_stage
 from experiments.settings import Settings
 from experiments.update_stages import Segment, run_segments
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.pivots import Profile, Row, due, plan, profiles, start
+from pivotrl_jax.pivots import Profile, Row, due, plan, profiles, start, verdict_thread
 from pivotrl_jax.training import (
     Batches,
     Observe,
+    OneAhead,
     OnlineBatches,
+    PivotStep,
     TrainState,
     in_micro_batches,
     index_batches,
@@ -28,7 +31,6 @@ from pivotrl_jax.training import (
     make_optimizer,
     mixed_batches,
     new_state,
-    pivot_step,
     policy_update,
     state_shardings,
 )
@@ -47,38 +49,48 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
     rates = learning_rates(settings.optimizer, settings.steps)
 
+    reprofile, threads = run.settings.reprofile, ExitStack()
+
     def segment(state: TrainState, history: Sequence[Mapping]) -> Segment:
-        profile = profiles(history, run.settings.reprofile)[-1]
+        # What the last segment sampled ahead is dropped, or else two threads would ask a verifier.
+        threads.close()
+        profile = profiles(history, reprofile)[-1]
         # Once: later on, the policy is no longer the one that this profile is of.
         if profile.number > 0 and not _reason_file(run, profile).exists():
             profile_again(run, corpus, state, profile)
         choice = choose_pivots(run, corpus, select_directory(run, profile), profile.number)
-        step = pivot_step(
-            run.cfg,
-            choice.rows_of,
-            corpus.trunks,
-            reference,
-            update,
-            run.update_judging(),
-            settings,
-            run.settings.engine,
-            rates,
-            key_of(run, TRAIN),
-            run.mesh,
-            choice.observe,
+        step = PivotStep(
+            cfg=run.cfg,
+            rows_of=choice.rows_of,
+            trunks=corpus.trunks,
+            reference=reference,
+            update=update,
+            judging=run.update_judging(),
+            settings=settings,
+            engine=run.settings.engine,
+            learning_rates=rates,
+            key=key_of(run, TRAIN),
+            mesh=run.mesh,
+            thread=threads.enter_context(verdict_thread()),
+            observe=choice.observe,
         )
-        return Segment(profile.step, step, choice.data)
+        if not settings.overlap:
+            return Segment(profile.step, step, choice.data)
+        end = min(settings.steps, profile.step + (reprofile.every or settings.steps))
+        ahead = OneAhead(step, choice.data, last=end - 1)
+        return Segment(profile.step, ahead, ahead)
 
-    state = run_segments(
-        run,
-        "train",
-        new_state(params, optimizer, layout),
-        segment,
-        steps=settings.steps,
-        save_every=settings.save_every,
-        note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
-        ended=lambda since: due(since, run.settings.reprofile) is not None,
-    )
+    with threads:
+        state = run_segments(
+            run,
+            "train",
+            new_state(params, optimizer, layout),
+            segment,
+            steps=settings.steps,
+            save_every=settings.save_every,
+            note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
+            ended=lambda since: due(since, reprofile) is not None,
+        )
     return state.params
 
 

@@ -20,7 +20,7 @@ from kernels.grpo import AdvantageSettings
 from pivotrl_jax.models.pretrained import resolve
 from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.parallel import MeshSettings, make_mesh
-from pivotrl_jax.pivots import Rollouts, Row, Turn, plan
+from pivotrl_jax.pivots import Rollouts, Row, Turn, joined, plan, rollouts
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
 from pivotrl_jax.training import (
     OptimizerSettings,
@@ -32,7 +32,6 @@ from pivotrl_jax.training import (
     policy_update,
     state_shardings,
 )
-from pivotrl_jax.training.pivotrl import sample_all
 from pivotrl_jax.trajectories import Action
 
 MULTIPLE = 256
@@ -71,13 +70,15 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     step = in_micro_batches(update, mesh)
     sampling = SamplingSettings(max_tokens=cap)
+    place = {trunk: number for number, (trunk, _) in enumerate(rows)}
     seconds: dict[str, list[float]] = {"sampling": [], "update": []}
     for number in range(job["steps"]):
         began = time.perf_counter()
-        rollout = sample_all(
+        parts = rollouts(
             state.params, model.cfg, rows, trunks, samples, jax.random.key(number),
             model.tokenizer, sampling, EngineSettings(), mesh,
         )  # fmt: skip
+        rollout = joined(sorted(parts, key=lambda part: place[part.turns[0].trunk]))
         sampled = time.perf_counter()
         own = batch(rows, trunks, rollout)
         state, _ = jax.block_until_ready(step(state, None, own))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import dynamic_update_slice
 from jax.sharding import Mesh
 
 from pivotrl_jax.models.params import Leaf
@@ -104,22 +105,30 @@ def build(tensors: Tensors, read: Read, sharding: jax.sharding.Sharding | None) 
     parts = _parts(leaf.shape, sharding)
     shard = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
     block = tensors.block(shard, BLOCK_BYTES // max(1, len(parts)))
-    arrays: list[jax.Array] = []
     # Shards are written each on its own device, whatever mesh the caller has set.
     with jax.set_mesh(Mesh(np.empty((), object), ())):
-        for start in _starts(shard, block):
-            regions = [_cut(region, start, block) for region in parts]
-            pieces = _put(tensors.regions(regions, read), parts)
-            if block == shard:
-                arrays = pieces
-            else:
-                arrays = arrays or _zeros(shard, leaf.dtype, parts)
-                arrays = [_write(*pair, start) for pair in zip(arrays, pieces, strict=True)]
-            jax.block_until_ready(arrays)
-            del pieces  # before the next ones are read
+        if block == shard:
+            arrays = _put(tensors.regions(list(parts), read), parts)
+        else:
+            arrays = _filled(tensors, read, parts, shard, block)
     if sharding is None:
         return arrays[0]
     return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays, dtype=leaf.dtype)
+
+
+def _filled(
+    tensors: Tensors, read: Read, parts: Parts, shard: Shape, block: Shape
+) -> list[jax.Array]:
+    """A shard for each device, written in place."""
+    arrays: list[jax.Array] = []
+    for start in _starts(shard, block):
+        regions = [_cut(region, start, block) for region in parts]
+        pieces = _put(tensors.regions(regions, read), parts)
+        arrays = arrays or [_zeros(piece, shard) for piece in pieces]
+        arrays = [_write(*pair, start) for pair in zip(arrays, pieces, strict=True)]
+        jax.block_until_ready(arrays)
+        del pieces  # before the next ones are read
+    return arrays
 
 
 def _parts(shape: Shape, sharding: jax.sharding.Sharding | None) -> Parts:
@@ -133,10 +142,7 @@ def _parts(shape: Shape, sharding: jax.sharding.Sharding | None) -> Parts:
 
 
 def _starts(shape: Shape, block: Shape) -> Iterator[tuple[int, ...]]:
-    """Where blocks begin. The last one overlaps where they do not divide, so that all are alike."""
-    return itertools.product(
-        *([min(i, n - b) for i in range(0, n, b)] for n, b in zip(shape, block, strict=True))
-    )
+    return itertools.product(*(range(0, n, b) for n, b in zip(shape, block, strict=True)))
 
 
 def _cut(region: Region, start: tuple[int, ...], block: Shape) -> Region:
@@ -149,21 +155,32 @@ def _put(hosts: Sequence[np.ndarray], parts: Parts) -> list[jax.Array]:
     return [jax.device_put(host, device) for host, devices in pairs for device in devices]
 
 
-def _zeros(shape: Shape, dtype: np.dtype, parts: Parts) -> list[jax.Array]:
-    devices = itertools.chain(*parts.values())
-    return [jnp.zeros(shape, dtype, device=device) for device in devices]
+def _as_integers(x: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+
+
+@functools.partial(jax.jit, static_argnames="shape", keep_unused=True)
+def _zeros(piece: jax.Array, shape: Shape) -> jax.Array:
+    """On the device of `piece`; `jnp.zeros` with a device makes them on the default one first."""
+    return jnp.zeros(shape, piece.dtype)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _write(array: jax.Array, piece: jax.Array, start: tuple[jax.Array, ...]) -> jax.Array:
-    written = jax.lax.dynamic_update_slice(_bits(array), _bits(piece), start)
-    return jax.lax.bitcast_convert_type(written, array.dtype)
+    """In place; as integers where XLA:CPU would write all of a bfloat16 array anew for a part."""
+
+    def on_cpu(array: jax.Array, piece: jax.Array, start: tuple[jax.Array, ...]) -> jax.Array:
+        written = dynamic_update_slice(_as_integers(array), _as_integers(piece), start)
+        return jax.lax.bitcast_convert_type(written, array.dtype)
+
+    return jax.lax.platform_dependent(array, piece, start, cpu=on_cpu, default=dynamic_update_slice)
 
 
 def take(tensors: Tensors, index: tuple[int, ...]) -> jax.Array:
     """The inverse of `build` for one tensor, that at `index` of the stacked axes.
 
-    A copy on the devices of the leaf, which must be an array.
+    An array of its own on the devices of the leaf, which must be an array: NumPy's view of the leaf
+    itself would stay with the leaf.
     """
     leaf = tensors.leaf
     shard = leaf.sharding.shard_shape(leaf.shape)
@@ -176,12 +193,11 @@ def _take(
     leaf: jax.Array, index: tuple[jax.Array, ...], parts: Shape, shape: Shape, order: Shape
 ) -> jax.Array:
     """`parts`: among how many devices each stacked axis is divided."""
-    found = _bits(leaf)
+    found = _as_integers(leaf)
     for i, n in zip(index, parts, strict=True):
         found = found[i] if n == 1 else _picked(found, i, n)
     turned = found.reshape([shape[axis] for axis in order]).transpose(order)
-    # NumPy's view of what is not copied would stay with the leaf.
-    return jnp.copy(jax.lax.bitcast_convert_type(turned, leaf.dtype))
+    return jax.lax.bitcast_convert_type(turned, leaf.dtype)
 
 
 def _picked(leaf: jax.Array, i: jax.Array, parts: int) -> jax.Array:
@@ -194,8 +210,3 @@ def _picked(leaf: jax.Array, i: jax.Array, parts: int) -> jax.Array:
     offered = leaf.reshape(parts, own, *leaf.shape[1:])[:, i % own]
     meant = (jnp.arange(parts) == i // own).reshape(-1, *[1] * (offered.ndim - 1))
     return jnp.where(meant, offered, 0).sum(axis=0, dtype=leaf.dtype)
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    """Floats as integers: XLA:CPU would write all of a bfloat16 array anew to change a part."""
-    return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")

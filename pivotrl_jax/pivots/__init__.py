@@ -1,12 +1,16 @@
 """Profiling statistics, the choice of pivots, and the profile on disk."""
 
+from pivotrl_jax.pivots.aside import judged_aside, verdict_thread
 from pivotrl_jax.pivots.judging import (
+    Checked,
     Grading,
     Judged,
     Judging,
     Truncated,
     judge,
+    reward,
     sample_records,
+    verify,
 )
 from pivotrl_jax.pivots.mixing import KINDS, Caps, cap, kind, mixed_batch, places_of
 from pivotrl_jax.pivots.online import (
@@ -18,7 +22,7 @@ from pivotrl_jax.pivots.online import (
     summary,
 )
 from pivotrl_jax.pivots.reprofile import Profile, ReprofileSettings, due, profiles
-from pivotrl_jax.pivots.rollouts import Rollouts, Row, Turn, plan, rollouts
+from pivotrl_jax.pivots.rollouts import Rollouts, Row, Turn, joined, plan, rollouts
 from pivotrl_jax.pivots.selection import SelectionSettings, audit, nothing_selected, select
 from pivotrl_jax.pivots.statistics import (
     GroupStatistics,
@@ -32,6 +36,7 @@ __all__ = [
     "KINDS",
     "SCHEMA",
     "Caps",
+    "Checked",
     "Grading",
     "GroupStatistics",
     "Judged",
@@ -52,7 +57,9 @@ __all__ = [
     "choose",
     "due",
     "group_statistics",
+    "joined",
     "judge",
+    "judged_aside",
     "kind",
     "mixed_batch",
     "nothing_selected",
@@ -61,10 +68,13 @@ __all__ = [
     "plan",
     "profiles",
     "read_samples",
+    "reward",
     "rollouts",
     "sample_records",
     "select",
     "start",
     "summary",
+    "verdict_thread",
+    "verify",
     "wilson",
 ]

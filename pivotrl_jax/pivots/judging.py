@@ -74,29 +74,55 @@ class Judged:
     errors: list[list[str | None]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """One sample's text, what was read of it, and the verdict on that."""
+
+    text: str
+    parsed: ParsedAction
+    verdict: Verdict
+
+
 def judge(rollout: Rollouts, judging: Judging) -> Judged:
     """Parses, verifies and rewards every sample."""
+    return reward(rollout, verify(rollout, judging), judging)
+
+
+def verify(rollout: Rollouts, judging: Judging) -> list[list[Checked]]:
+    """The verdicts on the K samples of each of P turns.
+
+    Work of the host alone, so that a thread may do it while the devices compute.
+    """
+    texts = [[_text(sample, judging.tokenizer) for sample in group] for group in rollout.samples]
+    found = dict(_verdicts(rollout.turns, texts, judging))
+    return [[found[i, j] for j in range(len(group))] for i, group in enumerate(texts)]
+
+
+def reward(rollout: Rollouts, checked: Sequence[Sequence[Checked]], judging: Judging) -> Judged:
+    """What samples with these verdicts earn."""
     shape = (len(rollout.turns), len(rollout.samples[0]))
     criteria_PKC = np.zeros((*shape, len(judging.criteria)), np.float32)
-    valid_PK, malformed_PK = np.ones(shape, bool), np.zeros(shape, bool)
-    texts = [[_text(sample, judging.tokenizer) for sample in group] for group in rollout.samples]
-    reasons = [[""] * shape[1] for _ in rollout.turns]
     errors: list[list[str | None]] = [[None] * shape[1] for _ in rollout.turns]
-    for i, j, parsed, verdict in _verdicts(rollout.turns, texts, judging):
-        grading = judging.domains[rollout.turns[i].domain]
+    for i, j in np.ndindex(shape):
+        grading, verdict = judging.domains[rollout.turns[i].domain], checked[i][j].verdict
         cut = rollout.samples[i][j].truncated and grading.truncated == "exclude"
-        error = "truncated" if cut else verdict.error
-        if error is None:
+        errors[i][j] = "truncated" if cut else verdict.error
+        if errors[i][j] is None:
             own = grading.verifier.criteria
             criteria_PKC[i, j] = [verdict.criteria[c] if c in own else 0 for c in judging.criteria]
-        valid_PK[i, j] = error is None
-        malformed_PK[i, j] = bool(parsed.problems)
-        reasons[i][j], errors[i][j] = verdict.reason, error
+    valid_PK = np.array([[error is None for error in own] for own in errors])
     numbers = {domain: number for number, domain in enumerate(judging.domains)}
     recipe_P = np.array([numbers[turn.domain] for turn in rollout.turns], np.int32)
     arrays = jax.device_put((criteria_PKC, valid_PK, recipe_P))
-    rewards_PK = jax.device_get(rewards_by_recipe(*arrays, judging.recipes))
-    return Judged(criteria_PKC, rewards_PK, valid_PK, malformed_PK, texts, reasons, errors)
+    return Judged(
+        criteria_PKC,
+        jax.device_get(rewards_by_recipe(*arrays, judging.recipes)),
+        valid_PK,
+        malformed_PK=np.array([[bool(one.parsed.problems) for one in own] for own in checked]),
+        texts=[[one.text for one in own] for own in checked],
+        reasons=[[one.verdict.reason for one in own] for own in checked],
+        errors=errors,
+    )
 
 
 def _text(sample: Sample, tokenizer: Tokenizer) -> str:
@@ -105,8 +131,8 @@ def _text(sample: Sample, tokenizer: Tokenizer) -> str:
 
 def _verdicts(
     turns: Sequence[Turn], texts: Sequence[Sequence[str]], judging: Judging
-) -> Iterator[tuple[int, int, ParsedAction, Verdict]]:
-    """Of each sample its turn, its number, what was read and the verdict; domain by domain."""
+) -> Iterator[tuple[tuple[int, int], Checked]]:
+    """By turn and number of the sample; domain by domain."""
     for domain, grading in judging.domains.items():
         own = [i for i, turn in enumerate(turns) if turn.domain == domain]
         places = [(i, j) for i in own for j in range(len(texts[i]))]
@@ -116,7 +142,7 @@ def _verdicts(
         ]
         verdicts = verify_many(grading.verifier, asked)
         for (i, j), p, verdict in zip(places, parsed, verdicts, strict=True):
-            yield i, j, p, verdict
+            yield (i, j), Checked(texts[i][j], p, verdict)
 
 
 def sample_records(rollout: Rollouts, judged: Judged, judging: Judging) -> Iterator[dict[str, Any]]:

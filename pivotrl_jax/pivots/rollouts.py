@@ -41,6 +41,14 @@ class Rollouts:
     samples: Sequence[Sequence[Sample]]
 
 
+def joined(parts: Sequence[Rollouts]) -> Rollouts:
+    """All of `parts` as one, in their order."""
+    return Rollouts(
+        [turn for part in parts for turn in part.turns],
+        [group for part in parts for group in part.samples],
+    )
+
+
 def plan(turns: Sequence[Turn], most: int | None = None) -> list[Row]:
     """Turns by trunk, at most `most` to a row (None: all), the fullest rows first.
 

@@ -1,5 +1,6 @@
 """Training state, updates, batches, checkpoints and the step loop."""
 
+from pivotrl_jax.training.ahead import OneAhead
 from pivotrl_jax.training.batches import (
     Example,
     episode_batch,
@@ -15,7 +16,7 @@ from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.online import OnlineBatches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
-from pivotrl_jax.training.pivotrl import Observe, TrainSettings, pivot_step
+from pivotrl_jax.training.pivotrl import Observe, PivotStep, TrainSettings
 from pivotrl_jax.training.update import (
     PolicyBatch,
     SupervisedBatch,
@@ -35,8 +36,10 @@ __all__ = [
     "Example",
     "MetricWriter",
     "Observe",
+    "OneAhead",
     "OnlineBatches",
     "OptimizerSettings",
+    "PivotStep",
     "Play",
     "PolicyBatch",
     "Step",
@@ -56,7 +59,6 @@ __all__ = [
     "mixed_batches",
     "new_state",
     "packed_batch",
-    "pivot_step",
     "policy_batch",
     "policy_update",
     "run_steps",

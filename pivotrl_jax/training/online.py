@@ -21,7 +21,8 @@ class OnlineBatches:
     """`batch` pivots for each step, see `pivots.online`; every step's samples are to be observed.
 
     `weights` are the domains' shares of them. A `training.data.Batches`: its state are the counts,
-    so that a resumed run chooses alike.
+    so that a resumed run chooses alike. A step may be taken before the one before it is observed,
+    of which it knows nothing then.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class OnlineBatches:
         self._members = {name: np.flatnonzero(domains == name) for name in weights}
         self._weights = dict(weights)
         self._state, self._settings = state, settings
+        self._taken = int(state.step)
         self._batch, self._seed = batch, seed
 
     def __next__(self) -> Int[np.ndarray, "R"]:
-        step = int(self._state.step)
+        step = self._taken
+        self._taken += 1
         places = places_of(self._weights, self._batch, step)
         parts = [
             own[choose(self._of(own), self._settings, (self._seed, n), step, len(places[name]))]
@@ -59,7 +62,7 @@ class OnlineBatches:
         rewards_PK: Float[np.ndarray, "P K"],
         valid_PK: Bool[np.ndarray, "P K"],
     ) -> Mapping[str, float]:
-        """Takes the samples of the step that `__next__` gave; returns numbers for its metrics."""
+        """Takes the samples of the first step that it has none of; returns numbers for metrics."""
         chosen = np.array([self._index_of[turn.id] for turn in turns])
         numbers = summary(self._state, self._settings, chosen, rewards_PK.shape[1])
         # Counts hold what is known before a step; the next one comes a step later.
@@ -71,6 +74,7 @@ class OnlineBatches:
         state = self._state
         return {
             "step": int(state.step),
+            "taken": self._taken,
             "passed": np.asarray(state.passed_P).tolist(),
             "total": np.asarray(state.total_P).tolist(),
         }
@@ -81,3 +85,4 @@ class OnlineBatches:
             np.asarray(state["total"], np.float32),
             np.asarray(state["step"], np.int32),
         )
+        self._taken = state["taken"]

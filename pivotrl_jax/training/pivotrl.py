@@ -3,7 +3,8 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from concurrent.futures import Executor, Future
+from typing import Literal
 
 import jax
 import numpy as np
@@ -15,7 +16,19 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, Remat
 from pivotrl_jax.objectives import GroupStats, Normalisation, group_statistics
 from pivotrl_jax.parallel import row_shards
-from pivotrl_jax.pivots import Judged, Judging, Rollouts, Row, Turn, judge, kind, rollouts
+from pivotrl_jax.pivots import (
+    Checked,
+    Judged,
+    Judging,
+    Rollouts,
+    Row,
+    Turn,
+    joined,
+    kind,
+    reward,
+    rollouts,
+    verify,
+)
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.training.batches import policy_batch
 from pivotrl_jax.training.optimizer import OptimizerSettings
@@ -31,7 +44,8 @@ class TrainSettings:
     which pivots a step takes: each once an epoch, or, "online", those whose samples so far promise
     mixed outcomes (`pivots.online`). `sft_coef` weighs the supervised loss of the experts' actions
     at a step's pivots, a mean over their tokens, against the objective; their other turns stay out,
-    so that nothing is learnt from that has not been selected.
+    so that nothing is learnt from that has not been selected. With `overlap` a step is sampled
+    before the update of the one before it, see `training.ahead`.
     """
 
     steps: int = 100
@@ -46,6 +60,7 @@ class TrainSettings:
     malformed_penalty: float | None = None
     curriculum: Literal["epochs", "online"] = "epochs"
     sft_coef: float = 0.0
+    overlap: bool = False
     save_every: int = 5
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
@@ -72,84 +87,112 @@ def require_untruncated(sampling: SamplingSettings, path: str) -> None:
 Update = Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]
 # Turns with the rewards of their samples and which of these count, to numbers for the metrics.
 Observe = Callable[[Sequence[Turn], np.ndarray, np.ndarray], Mapping[str, float]]
-Step = Callable[[TrainState, np.ndarray, int], tuple[TrainState, Mapping[str, float]]]
 
 
-def pivot_step(
-    cfg: ModelConfig,
-    rows_of: Callable[[np.ndarray], Sequence[Row]],
-    trunks: Sequence[np.ndarray],
-    reference: Params | None,
-    update: Update,
-    judging: Judging,
-    settings: TrainSettings,
-    engine: EngineSettings,
-    learning_rates: Sequence[float],
-    key: PRNGKeyArray,
-    mesh: Mesh,
-    observe: Observe = lambda turns, rewards_PK, valid_PK: {},
-) -> Step:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn:
+    """A step's samples, in the order of its rows, and their verdicts, which a thread makes."""
+
+    indices: np.ndarray
+    rows: Sequence[Row]
+    rollout: Rollouts
+    verdicts: Sequence[Future[list[list[Checked]]]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PivotStep:
     """The step that `training.loop.run_steps` runs: indices, which `rows_of` turns to rows, to
     metrics.
 
     `update` takes batches of plain rows; `observe` is told the rewards of each turn's samples and
     adds to the metrics. The draws of step n use `fold_in(key, n)`, so that a resumed run draws the
-    same samples.
+    same samples. `thread` verifies the samples of a row while the next rows are decoded; how long
+    the step waits for the last verdicts is the metric `seconds_verdicts_waited`, a part of
+    `seconds_sampling`.
     """
-    # One shape for all steps, also those whose trajectories have fewer pivots.
-    engine = dataclasses.replace(engine, most=settings.pivots_per_row * settings.samples)
 
-    def step(
-        state: TrainState, indices: np.ndarray, number: int
+    cfg: ModelConfig
+    rows_of: Callable[[np.ndarray], Sequence[Row]]
+    trunks: Sequence[np.ndarray]
+    reference: Params | None
+    update: Update
+    judging: Judging
+    settings: TrainSettings
+    engine: EngineSettings
+    learning_rates: Sequence[float]
+    key: PRNGKeyArray
+    mesh: Mesh
+    thread: Executor
+    observe: Observe = lambda turns, rewards_PK, valid_PK: {}
+
+    def __call__(
+        self, state: TrainState, indices: np.ndarray, number: int
     ) -> tuple[TrainState, Mapping[str, float]]:
         began = time.monotonic()
-        chosen = rows_of(indices)
-        rollout = sample_all(
-            state.params,
-            cfg,
-            chosen,
-            trunks,
+        return self.learn(state, self.draw(state.params, indices, number), number, began)
+
+    def draw(self, params: Params, indices: np.ndarray, number: int) -> Drawn:
+        """The samples of step `number` from the policy `params`."""
+        rows, settings = self.rows_of(indices), self.settings
+        # One shape for all steps, also those whose trajectories have fewer pivots.
+        most = settings.pivots_per_row * settings.samples
+        parts = rollouts(
+            params,
+            self.cfg,
+            rows,
+            self.trunks,
             settings.samples,
-            jax.random.fold_in(key, jax.device_put(np.uint32(number))),
-            judging.tokenizer,
+            jax.random.fold_in(self.key, jax.device_put(np.uint32(number))),
+            self.judging.tokenizer,
             settings.sampling,
-            engine,
-            mesh,
+            dataclasses.replace(self.engine, most=most),
+            self.mesh,
         )
-        judged = judge(rollout, judging)
+        # Rows come in the order in which they end.
+        found = {part.turns[0].id: (part, self._verify(part)) for part in parts}
+        ordered, verdicts = zip(*(found[own[0].id] for _, own in rows), strict=True)
+        return Drawn(indices, rows, joined(ordered), verdicts)
+
+    def recall(self, indices: np.ndarray, samples: Sequence[Sequence[Sample]]) -> Drawn:
+        """Samples that `draw` gave; their verdicts are made again."""
+        rows = self.rows_of(indices)
+        rollout = Rollouts([turn for _, own in rows for turn in own], samples)
+        return Drawn(indices, rows, rollout, [self._verify(rollout)])
+
+    def _verify(self, part: Rollouts) -> Future[list[list[Checked]]]:
+        return self.thread.submit(verify, part, self.judging)
+
+    def learn(
+        self, state: TrainState, drawn: Drawn, number: int, began: float
+    ) -> tuple[TrainState, Mapping[str, float]]:
+        """The update of step `number`, which began at `began` (`time.monotonic()`)."""
+        settings, rollout, asked = self.settings, drawn.rollout, time.monotonic()
+        checked = [own for verdicts in drawn.verdicts for own in verdicts.result()]
+        waited = time.monotonic() - asked
+        judged = reward(rollout, checked, self.judging)
         sampled = time.monotonic()
         batch = policy_batch(
-            chosen,
-            trunks,
+            drawn.rows,
+            self.trunks,
             rollout,
             judged.rewards_PK,
             judged.valid_PK,
             judged.malformed_PK,
             pivots=settings.pivots_per_row,
             multiple=settings.row_multiple,
-            shards=row_shards(mesh),
+            shards=row_shards(self.mesh),
             experts=settings.sft_coef != 0,
         )
-        state, metrics = update(state, reference, batch)
+        state, metrics = self.update(state, self.reference, batch)
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         scalars |= group_metrics(judged, rollout)
-        scalars |= observe(rollout.turns, judged.rewards_PK, judged.valid_PK)
+        scalars |= self.observe(rollout.turns, judged.rewards_PK, judged.valid_PK)
         return state, scalars | {
-            "prefill_tokens": sum(max(turn.end for turn in part) for _, part in chosen),
-            "lr": learning_rates[number],
+            "prefill_tokens": sum(max(turn.end for turn in part) for _, part in drawn.rows),
+            "lr": self.learning_rates[number],
+            "seconds_verdicts_waited": waited,
             **times(began, sampled, _tokens(rollout)),
         }
-
-    return step
-
-
-def sample_all(params: Params, cfg: ModelConfig, rows: Sequence[Row], *context: Any) -> Rollouts:
-    """The rollouts of all `rows` together, in their order."""
-    of_turn: dict[str, Sequence[Sample]] = {}
-    for part in rollouts(params, cfg, rows, *context):
-        of_turn |= {turn.id: group for turn, group in zip(part.turns, part.samples, strict=True)}
-    turns = [turn for _, part in rows for turn in part]
-    return Rollouts(turns, [of_turn[turn.id] for turn in turns])
 
 
 def times(began: float, sampled: float, tokens: int) -> dict[str, float]:

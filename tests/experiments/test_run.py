@@ -326,7 +326,10 @@ def test_kills_change_no_bit_of_the_policy(finished: Path, disturbed: tuple[Path
 def test_kills_leave_each_step_once_with_the_same_metrics(
     finished: Path, disturbed: tuple[Path, str]
 ) -> None:
-    timed = {"seconds", "seconds_sampling", "seconds_update", "tokens_per_second"}
+    timed = {
+        "seconds", "seconds_sampling", "seconds_update", "seconds_verdicts_waited",
+        "tokens_per_second",
+    }  # fmt: skip
 
     def scalars(workdir: Path) -> list[dict]:
         rows = load_lines(workdir / "train/metrics.jsonl")

@@ -50,6 +50,21 @@ def test_a_restored_state_goes_on_with_the_same_pivots() -> None:
     assert before != after
 
 
+def test_a_step_may_be_taken_before_the_one_before_it_is_observed() -> None:
+    ahead, in_turn = batches(), batches()
+    first, second = next(ahead), next(ahead)
+    np.testing.assert_array_equal(first, next(in_turn))
+    assert set(first.tolist()) != set(second.tolist())
+    ahead.observe([TURNS[i] for i in first], np.ones((3, 80)), np.ones((3, 80), bool))
+    resumed = batches()
+    resumed.set_state(json.loads(json.dumps(ahead.get_state())))
+    # All of the first step's are solved; the second's are not known yet.
+    third = next(ahead)
+    assert set(third.tolist()).isdisjoint(first.tolist())
+    np.testing.assert_array_equal(next(resumed), third)
+    assert resumed.get_state() == ahead.get_state()
+
+
 def test_solved_and_hopeless_pivots_make_room() -> None:
     chosen = batches()
     steps = [take(chosen, {0: 1.0, 1: 0.0}) for _ in range(60)]
