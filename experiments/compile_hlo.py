@@ -50,11 +50,13 @@ class Instruction:
         That is not in its estimate, which is divided by the number of groups here.
         """
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-        if found is None:
-            return 0
-        skipping = '"iteration_skipper_mode"' in self.rest
-        groups = re.search(r'"iteration_bounds":\["(\d+)"', self.rest) if skipping else None
-        return int(found[1]) / (int(groups[1]) if groups else 1)
+        return int(found[1]) / self.groups if found else 0
+
+    @property
+    def groups(self) -> int:
+        """Of rows that a masked product has; 1 for anything else."""
+        found = re.search(r'"iteration_bounds":\["(\d+)"', self.rest)
+        return int(found[1]) if found and '"iteration_skipper_mode"' in self.rest else 1
 
     @property
     def source(self) -> str:

@@ -62,6 +62,7 @@ class Work:
     slowest: Sequence[Cost]
     unknown_loops: Sequence[str]
     unknown_kernels: Sequence[str]
+    masked_products: int = 0  # times that one ran; see `compile_hlo.Instruction.cycles`
 
     @property
     def seconds(self) -> float:
@@ -112,6 +113,7 @@ def work(text: str, chip: Chip, seen: float) -> Work:
             for x in runs
             if x.instruction.op == "while" and trips(program, x.instruction).count is None
         ],
+        masked_products=sum(x.times for x in runs if x.instruction.groups > 1),
         unknown_kernels=sorted(
             {one.kernel for _, one in calls if not one.flops and "metadata" not in one.kernel}
         ),

@@ -112,6 +112,11 @@ def notes(steps: Sequence[Measured], chip: Chip) -> str:
     ]
     loops = sorted({name for step in steps if step.work for name in step.work.unknown_loops})
     kernels = sorted({name for step in steps if step.work for name in step.work.unknown_kernels})
+    if any(step.work.masked_products for step in steps if step.work):
+        lines.append(
+            "- libtpu multiplies experts' gradients with a mask and skips what it hides, which its "
+            "estimate does not know: they are taken at one over the number of experts of it."
+        )
     if loops:
         lines.append(f"- Loops of unknown length, counted once: {', '.join(loops)}.")
     if kernels:

@@ -95,6 +95,19 @@ def test_loops_multiply_what_is_inside():
     assert cycles == 10 * 6 * 100 + 1000  # of the conditional's branches the dearer one
 
 
+def test_a_masked_product_does_one_group_of_many():
+    """As libtpu prints the gradient of 128 experts."""
+    config = (
+        '"window_config":{"estimated_cycles":"844469760","iteration_bounds":["128","1","2"]},'
+        '"mask_aggregator_config":{"iteration_skipper_mode":"ITERATION_INDICES"}'
+    )
+    text = TEXT.replace('"estimated_cycles":"1000"', config)
+    program = parse(text)
+    (masked,) = (x.instruction for x in executed(program) if x.instruction.groups > 1)
+    assert (masked.name, masked.cycles) == ("b", 844469760 / 128)
+    assert work(text, CHIPS["v5p"], seen=1.0).masked_products == 1
+
+
 def test_a_condition_that_asks_for_more_gives_a_bound_only():
     program = parse(TEXT)
     whole = {x.instruction.name: x for x in executed(program)}
