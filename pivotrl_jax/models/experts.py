@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kernels.grouped_dot import grouped_dot
 from pivotrl_jax.models.config import ExpertConfig
-from pivotrl_jax.models.params import EXPERT_AXES, LayerParams
+from pivotrl_jax.models.params import LayerParams, expert_axes
 from pivotrl_jax.parallel.sharding import spec
 
 # From the probabilities of all experts [T, X] to those that a token goes through [T, J].
@@ -117,7 +117,7 @@ _collect.defvjp(
 class _Layout(NamedTuple):
     """Which dimensions the mesh of `jax.set_mesh` divides.
 
-    A device gathers the tokens of all n devices along `expert`, (n - 1) T x D numbers, puts them
+    A device gathers the tokens of all n devices along `experts`, (n - 1) T x D numbers, puts them
     through its own experts, and the results are summed and scattered back, as many again. Its
     buffers have room for the case that all pairs of tokens and experts are its own. To send every
     token only where its experts are would take 1 - (1 - 1/n)^J of that, two thirds for J = n = 8,
@@ -125,11 +125,11 @@ class _Layout(NamedTuple):
     """
 
     tokens: bool
-    experts: bool
+    experts: tuple[str, ...] | None  # mesh axes
     width: bool
     ffn: bool
 
-    def gathered(self, x: jax.Array, axis: str, dimension: int) -> jax.Array:
+    def gathered(self, x: jax.Array, axis: str | tuple[str, ...], dimension: int) -> jax.Array:
         return jax.lax.all_gather(x, axis, axis=dimension, tiled=True)
 
     def run(
@@ -145,18 +145,17 @@ class _Layout(NamedTuple):
         if self.width:
             gate_XDF, up_XDF = (self.gathered(w, "fsdp", 1) for w in (gate_XDF, up_XDF))
             down_XFD = self.gathered(down_XFD, "fsdp", 2)
-        travel = self.experts and self.tokens
-        if travel:
+        if self.experts and self.tokens:
             x_TD, chosen_TJ, weight_TJ = (
-                self.gathered(x, "expert", 0) for x in (x_TD, chosen_TJ, weight_TJ)
+                self.gathered(x, self.experts, 0) for x in (x_TD, chosen_TJ, weight_TJ)
             )
         if self.experts:
-            chosen_TJ = chosen_TJ - jax.lax.axis_index("expert") * len(gate_XDF)
+            chosen_TJ = chosen_TJ - jax.lax.axis_index(self.experts) * len(gate_XDF)
         y_TD = mixture(x_TD, chosen_TJ, weight_TJ, gate_XDF, up_XDF, down_XFD)
-        if travel:
-            y_TD = jax.lax.psum_scatter(y_TD, "expert", scatter_dimension=0, tiled=True)
+        if self.experts and self.tokens:
+            y_TD = jax.lax.psum_scatter(y_TD, self.experts, scatter_dimension=0, tiled=True)
         elif self.experts:
-            y_TD = jax.lax.psum(y_TD, "expert")
+            y_TD = jax.lax.psum(y_TD, self.experts)
         return jax.lax.psum(y_TD, "tensor") if self.ffn else y_TD
 
 
@@ -166,10 +165,13 @@ def _on_mesh(cfg: ExpertConfig, x_TD: jax.Array, p: LayerParams) -> Callable[...
     if mesh.empty or mesh.size == 1:
         return mixture
     tokens = spec(("rows", None), x_TD.shape, mesh)
-    # Of one layer: without the leading axis of all of them.
     names = ("expert_gate", "expert_up", "expert_down")
-    gate, up, down = (spec(EXPERT_AXES[n][1:], getattr(p, n).shape, mesh) for n in names)
-    layout = _Layout(*(part is not None for part in (tokens[0], *gate)))
+    axes = (expert_axes(name, p.spread) for name in names)
+    gate, up, down = (
+        spec(own, getattr(p, n).shape, mesh) for n, own in zip(names, axes, strict=True)
+    )
+    experts, *divided = gate
+    layout = _Layout(tokens[0] is not None, experts, *(part is not None for part in divided))
     return jax.shard_map(
         layout.run,
         in_specs=(tokens, tokens, tokens, gate, up, down),

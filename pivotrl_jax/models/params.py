@@ -27,6 +27,17 @@ EXPERT_AXES: dict[str, Axes] = {
 }
 
 
+def _decoding(axes: Axes) -> Axes:
+    """Of one layer's leaf in decoding, from those of all layers' otherwise."""
+    table = {"experts": "spread_experts", "width": None}
+    return tuple(table.get(name, name) if name else None for name in axes[1:])
+
+
+def expert_axes(name: str, spread: bool) -> Axes:
+    """Of one layer's leaf; `spread` as in LayerParams."""
+    return _decoding(EXPERT_AXES[name]) if spread else EXPERT_AXES[name][1:]
+
+
 @flax.struct.dataclass
 class LayerParams:
     """All layers, stacked along a leading axis N."""
@@ -49,6 +60,8 @@ class LayerParams:
     expert_gate: Leaf = None  # N X D F
     expert_up: Leaf = None  # N X D F
     expert_down: Leaf = None  # N X F D
+    # One layer, laid out as `decoding_axes` has it.
+    spread: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @flax.struct.dataclass
@@ -117,6 +130,13 @@ def logical_axes(cfg: ModelConfig) -> Params:
     )
     head = None if cfg.tied else ("vocab", "width")
     return Params(("vocab", "width"), layers, ("width",), head)
+
+
+def decoding_axes(cfg: ModelConfig) -> LayerParams:
+    """The logical axes of one layer of a model with experts while it decodes: nothing is gathered
+    for a token, since every device has a share of the experts and the whole of all else."""
+    axes = logical_axes(cfg).layers
+    return jax.tree.map(_decoding, axes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def head(params: Params) -> jax.Array:

@@ -15,6 +15,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "ffn": ("tensor",),
     "experts": ("expert",),
+    "spread_experts": ("data", "fsdp", "expert"),  # over all devices that rows are, in decoding
     "vocab": ("tensor",),
     "layers": (),
 }

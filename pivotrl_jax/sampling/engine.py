@@ -24,8 +24,8 @@ from pivotrl_jax.models.cache import (
     unstack,
 )
 from pivotrl_jax.models.config import ModelConfig
-from pivotrl_jax.models.params import LayerParams, Params, head
-from pivotrl_jax.parallel.sharding import constrain
+from pivotrl_jax.models.params import LayerParams, Params, decoding_axes, head
+from pivotrl_jax.parallel.sharding import constrain, row_shards
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 
 
@@ -134,8 +134,21 @@ def extend_trunks(
 
 @partial(jax.jit, static_argnames="cfg")
 def decoding_layers(params: Params, cfg: ModelConfig) -> list[LayerParams]:
-    """The layers one by one: a copy, made once per run of the engine rather than per chunk."""
-    return unstack(params.layers, cfg.layers)
+    """The layers one by one: a copy, made once per run of the engine rather than per chunk.
+
+    Experts are divided over the devices anew, where their number allows: gathered along fsdp for
+    every token, as for updates, they would cost more than all the rest.
+    """
+    layers, mesh = unstack(params.layers, cfg.layers), jax.sharding.get_abstract_mesh()
+    if cfg.experts is None or mesh.empty or cfg.experts.number % row_shards(mesh):
+        return layers
+    axes = decoding_axes(cfg)
+
+    def spread(layer: LayerParams) -> LayerParams:
+        placed = jax.tree.map(lambda x, names: constrain(x, *names), layer, axes)
+        return placed.replace(spread=True)
+
+    return [spread(layer) for layer in layers]
 
 
 @partial(jax.jit, static_argnames=("cfg", "settings", "ends", "steps"), donate_argnames="slots")

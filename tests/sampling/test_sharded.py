@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.models import logical_axes, logits, shapes
-from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
+from pivotrl_jax.models.experts import expert_layer
+from pivotrl_jax.parallel import MeshSettings, make_mesh, rows, shardings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings, sample
+from pivotrl_jax.sampling.engine import decoding_layers
 
 # As many rows as devices: three trunks and five rows of padding.
 ENGINE = EngineSettings(rows=8, slots=32, chunk=16, row_multiple=16)
@@ -44,11 +46,13 @@ def test_samples_do_not_depend_on_the_mesh(serve, alone, sizes):
     assert count > 50
 
 
+@pytest.mark.parametrize("sizes", [(2, 1, 2, 2), (1, 4, 1, 2)])
 def test_experts_on_a_mesh_give_the_log_probs_of_the_whole_model_on_one_device(
-    serve, expert_cfg, expert_params, trunks, requests
+    serve, expert_cfg, expert_params, trunks, requests, sizes
 ):
-    """Over data, tensor and expert together."""
-    groups = serve(2, 1, 2, 2, cfg=expert_cfg, params=expert_params)
+    """Over data, tensor and expert together; over fsdp, which has a share of the experts' width for
+    prefills, and of the experts for decoding."""
+    groups = serve(*sizes, cfg=expert_cfg, params=expert_params)
     found = [s for group in groups for s in group]
     asked = [(trunk, r) for trunk, own in zip(trunks, requests, strict=True) for r in own]
     tokens = np.zeros((len(asked), 32), np.int32)
@@ -59,3 +63,18 @@ def test_experts_on_a_mesh_give_the_log_probs_of_the_whole_model_on_one_device(
     for logp_TV, (_, request), s in zip(logp_RTV, asked, found, strict=True):
         places = request.start - 1 + np.arange(len(s.tokens))
         np.testing.assert_allclose(logp_TV[places, s.tokens], s.plain, rtol=1e-4, atol=1e-4)
+
+
+def test_decoding_gathers_no_expert(expert_cfg, expert_params):
+    """Every device has its share of them whole, and tokens travel."""
+    mesh = make_mesh(MeshSettings(1, 8))
+    cfg, layout = expert_cfg, shardings(shapes(expert_cfg), logical_axes(expert_cfg), mesh)
+    with jax.set_mesh(mesh):
+        first = decoding_layers(jax.device_put(expert_params, layout), cfg)[0]
+        x_TD = jax.device_put(np.ones((64, cfg.width), np.float32), rows(mesh, (64, cfg.width)))
+        run = jax.jit(expert_layer, static_argnums=1)
+        text = run.lower(first, cfg.experts, x_TD).compile().as_text()
+    number, ffn = cfg.experts.number, cfg.experts.ffn
+    assert first.expert_gate.sharding.shard_shape(first.expert_gate.shape)[0] == number // 8
+    assert f"f32[{number // 8},{cfg.width},{ffn}]" in text
+    assert f"f32[{number},{cfg.width},{ffn}]" not in text
