@@ -79,8 +79,12 @@ def shapes(cfg: ModelConfig) -> Params:
     def leaf(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.dtype(cfg.dtype))
 
-    bias = {"q_bias": leaf(n, h, g, e), "k_bias": leaf(n, h, e), "v_bias": leaf(n, h, e)}
-    norm = {"q_norm": leaf(n, e), "k_norm": leaf(n, e)}
+    bias: dict[str, Any] = {
+        "q_bias": leaf(n, h, g, e),
+        "k_bias": leaf(n, h, e),
+        "v_bias": leaf(n, h, e),
+    }
+    norm: dict[str, Any] = {"q_norm": leaf(n, e), "k_norm": leaf(n, e)}
     layers = LayerParams(
         attn_norm=leaf(n, d),
         q=leaf(n, d, h, g, e),
@@ -111,12 +115,13 @@ def _ffn_shapes(cfg: ModelConfig, leaf: Callable[..., Leaf]) -> dict[str, Leaf]:
 
 def logical_axes(cfg: ModelConfig) -> Params:
     """The logical axis names of every leaf; `parallel.sharding` maps them to mesh axes."""
-    bias = {
+    bias: dict[str, Any] = {
         "q_bias": ("layers", "kv_heads", None, None),
         "k_bias": ("layers", "kv_heads", None),
         "v_bias": ("layers", "kv_heads", None),
     }
-    norm = {"q_norm": ("layers", None), "k_norm": ("layers", None)}
+    norm: dict[str, Any] = {"q_norm": ("layers", None), "k_norm": ("layers", None)}
+    ffn: dict[str, Any] = {**(DENSE_AXES if cfg.experts is None else EXPERT_AXES)}
     layers = LayerParams(
         attn_norm=("layers", "width"),
         q=("layers", "width", "kv_heads", None, None),
@@ -124,7 +129,7 @@ def logical_axes(cfg: ModelConfig) -> Params:
         v=("layers", "width", "kv_heads", None),
         o=("layers", "kv_heads", None, None, "width"),
         ffn_norm=("layers", "width"),
-        **(DENSE_AXES if cfg.experts is None else EXPERT_AXES),
+        **ffn,
         **(bias if cfg.qkv_bias else {}),
         **(norm if cfg.qk_norm else {}),
     )

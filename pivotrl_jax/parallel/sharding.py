@@ -64,7 +64,7 @@ def rows(mesh: Mesh, shape: tuple[int, ...], axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, spec(names, shape, mesh))
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
     """Into how many parts the mesh divides rows."""
     return math.prod(mesh.shape[axis] for axis in RULES["rows"])
 
