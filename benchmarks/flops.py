@@ -16,7 +16,10 @@ class Flops:
 
 
 def forward(cfg: ModelConfig, work: Work) -> Flops:
-    """Two per multiply-add; norms, rotations and softmax are left out."""
+    """Two per multiply-add; norms, rotations and softmax are left out.
+
+    Local layers count as if they saw everything.
+    """
     own = cfg.heads * cfg.head_dim
     matrices = cfg.width * (2 * own + 2 * cfg.kv_heads * cfg.head_dim + 3 * cfg.ffn)
     return Flops(

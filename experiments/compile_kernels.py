@@ -67,9 +67,9 @@ def _flops(kernel: str, shapes: list[list[int]], seen: float) -> float:
         hidden_TD, head_VD = shapes[:2]
         return 2.0 * math.prod(hidden_TD) * head_VD[0]
     if kernel == "tree_decode":
-        q_RHQE, k_RHEL = shapes[2:4]
+        q_RHQE, k_RHEL, _ = shapes[-3:]
         return 2.0 * PRODUCTS[kernel] * math.prod(q_RHQE) * k_RHEL[3]
     if kernel in PRODUCTS:
-        q_RHGTE = shapes[3]
+        q_RHGTE = next(dims for dims in shapes if len(dims) == 5)
         return 2.0 * PRODUCTS[kernel] * math.prod(q_RHGTE) * q_RHGTE[3] * seen
     return 0.0

@@ -1,5 +1,6 @@
 """Eight fake CPU devices and a persistent compilation cache for every test."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import hypothesis
 import jax
 import pytest
 
-from pivotrl_jax.models import ModelConfig, Params, init
+from pivotrl_jax.models import ModelConfig, Params, huggingface, init
 from pivotrl_jax.models.presets import SMOLLM2_135M, shrink
 
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -30,6 +31,29 @@ for name, repeatable in (("fresh", False), ("repeatable", True)):
         suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
 hypothesis.settings.load_profile("repeatable")
+
+
+GOLDEN = Path(__file__).parent / "models" / "golden"
+# Every family of models, each with all of its features in a small model that Hugging Face
+# transformers made (models/make_golden.py). One more name here is one more row of all tests that
+# take `family`: logits, trees, sampling, files.
+FAMILIES = ("llama31", "qwen25", "qwen3", "qwen3_moe", "gemma3")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family:
+    """Weights of no feature's initial value: norms, biases and scales all show in the logits."""
+
+    directory: Path
+    cfg: ModelConfig
+    params: Params
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    directory = GOLDEN / request.param
+    cfg = huggingface.read_config(directory)
+    return Family(directory, cfg, huggingface.load(directory, cfg))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The one entry point; it chooses the implementation."""
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kernels.backend import Implementation, choose, device
 from kernels.tree_attention import pallas, reference, xla
@@ -13,11 +13,16 @@ def tree_attention(
     k_RTHE: Float[Array, "R T H E"],
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
+    window: Int[Array, ""] | None = None,
     *,
     implementation: Implementation = "auto",
     interpret: bool = False,
 ) -> Float[Array, "R T H G E"]:
     """Softmax attention of every token to what it sees in its tree, scaled by 1/sqrt(E).
+
+    With a `window`, one positive number that may differ from layer to layer of one compiled body, a
+    token sees itself and what lies at the `window - 1` positions before it, on its trunk or on its
+    own branch. What no token of a block sees is not visited, so that long rows cost less.
 
     Operands are bfloat16 or float32; scores and sums are float32. Differentiable in q, k and v.
     "auto" is "pallas" on TPU and "xla" elsewhere, GPUs included: the kernels sum over blocks in
@@ -26,9 +31,9 @@ def tree_attention(
     """
     chosen = choose("tree_attention", implementation, interpret)
     if chosen == "reference":
-        return reference.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree)
+        return reference.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window)
     _, length, _, groups, width = q_RTHGE.shape
     blocks = blocks_for(device()[1], groups, width, length)
     if chosen == "xla":
-        return xla.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks)
-    return pallas.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, interpret)
+        return xla.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, window)
+    return pallas.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, window, interpret)

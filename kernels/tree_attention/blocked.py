@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kernels.backend import on_mesh
 from kernels.tree_attention.blocks import Blocks
@@ -39,17 +39,18 @@ class Passes(NamedTuple):
     differentiate: Callable[..., tuple[Array, Array, Array]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def tree_attention(
     q_RTHGE: Float[Array, "R T H G E"],
     k_RTHE: Float[Array, "R T H E"],
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
+    window: Int[Array, ""] | None,
     passes: Passes,
     blocks: Blocks,
 ) -> Float[Array, "R T H G E"]:
     """As `reference.tree_attention`, with one block of scores in memory at a time."""
-    return _forward(q_RTHGE, k_RTHE, v_RTHE, tree, passes, blocks)[0]
+    return _forward(q_RTHGE, k_RTHE, v_RTHE, tree, window, passes, blocks)[0]
 
 
 def _forward(
@@ -57,27 +58,28 @@ def _forward(
     k_RTHE: Float[Array, "R T H E"],
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
+    window: Int[Array, ""] | None,
     passes: Passes,
     blocks: Blocks,
 ) -> tuple[Float[Array, "R T H G E"], tuple]:
-    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, blocks)
+    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, window, blocks)
     attend = functools.partial(passes.attend, blocks=blocks)
     out_RHGTE, lse_RHGT = on_mesh(attend, [ROWS_AND_HEADS] * len(operands))(*operands)
     out_RTHGE = jnp.moveaxis(out_RHGTE, -2, 1)[:, : q_RTHGE.shape[1]]
     out_RTHGE = checkpoint_name(out_RTHGE, RESIDUALS[0])
     lse_RHGT = checkpoint_name(lse_RHGT, RESIDUALS[1])
-    return out_RTHGE, (q_RTHGE, k_RTHE, v_RTHE, tree, out_RTHGE, lse_RHGT)
+    return out_RTHGE, (q_RTHGE, k_RTHE, v_RTHE, tree, window, out_RTHGE, lse_RHGT)
 
 
 def _backward(
     passes: Passes, blocks: Blocks, residuals: tuple, d_out_RTHGE: Float[Array, "R T H G E"]
-) -> tuple[Array, Array, Array, None]:
-    q_RTHGE, k_RTHE, v_RTHE, tree, out_RTHGE, lse_RHGT = residuals
+) -> tuple[Array, Array, Array, None, None]:
+    q_RTHGE, k_RTHE, v_RTHE, tree, window, out_RTHGE, lse_RHGT = residuals
     length, padded = q_RTHGE.shape[1], lse_RHGT.shape[-1]
     products = d_out_RTHGE.astype(jnp.float32) * out_RTHGE.astype(jnp.float32)
     delta_RHGT = _heads_first(products.sum(axis=-1, keepdims=True), padded)[..., 0]
     d_out_RHGTE = _heads_first(d_out_RTHGE, padded)
-    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, blocks)
+    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, window, blocks)
     operands += (d_out_RHGTE, lse_RHGT, delta_RHGT)
     differentiate = functools.partial(passes.differentiate, blocks=blocks)
     run = on_mesh(differentiate, [ROWS_AND_HEADS] * len(operands))
@@ -86,6 +88,7 @@ def _backward(
         (d_q * q_RTHGE.shape[-1] ** -0.5).astype(q_RTHGE.dtype),
         d_k.astype(k_RTHE.dtype),
         d_v.astype(v_RTHE.dtype),
+        None,
         None,
     )
 
@@ -98,6 +101,7 @@ def _operands(
     k_RTHE: Float[Array, "R T H E"],
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
+    window: Int[Array, ""] | None,
     blocks: Blocks,
 ) -> tuple[Array, ...]:
     """Scaled queries, keys, values and what each query sees, padded to whole blocks."""
@@ -107,7 +111,7 @@ def _operands(
         _heads_first(q_RTHGE * q_RTHGE.shape[-1] ** -0.5, padded),
         _heads_first(k_RTHE, padded),
         _heads_first(v_RTHE, padded),
-        sights(tree, padded),
+        sights(tree, padded, window),
     )
 
 

@@ -24,6 +24,7 @@ def tree_attention(
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
     blocks: Blocks,
+    window: Int[Array, ""] | None = None,
     interpret: bool = False,
 ) -> Float[Array, "R T H G E"]:
     """As `reference.tree_attention`, by the kernels; `interpret` runs them on any backend."""
@@ -31,7 +32,7 @@ def tree_attention(
         functools.partial(attend, interpret=interpret),
         functools.partial(differentiate, interpret=interpret),
     )
-    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, passes, blocks)
+    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window, passes, blocks)
 
 
 def attend(

@@ -12,38 +12,35 @@ from kernels.tree_attention.blocks import Blocks
 from pivotrl_jax.trees import TokenTree
 
 
-def sights(tree: TokenTree, padded: int) -> Int[Array, "R 1 3 T"]:
+def sights(
+    tree: TokenTree, padded: int, window: Int[Array, ""] | None = None
+) -> Int[Array, "R 1 3 T"]:
     """Every token sees [first, prefix) and [own, itself]: its first, prefix and own, int32.
 
     A trunk token's own run is empty, as its prefix reaches beyond itself; padding, which has first,
-    prefix and position 0, sees nothing but itself.
+    prefix and position 0, sees nothing but itself. Along both runs positions grow by one per
+    place, so that a window only moves their beginnings.
     """
     widths = ((0, 0), (0, padded - tree.shape[1]))
     fields = (tree.first, tree.prefix, tree.positions)
     first_RT, prefix_RT, positions_RT = (jnp.pad(x, widths) for x in fields)
-    own_RT = jnp.arange(padded) - (positions_RT - (prefix_RT - first_RT))
+    index_T = jnp.arange(padded)
+    own_RT = index_T - (positions_RT - (prefix_RT - first_RT))
+    if window is not None:
+        first_RT = jnp.maximum(first_RT, first_RT + positions_RT - window + 1)
+        own_RT = jnp.maximum(own_RT, index_T - window + 1)
     return jnp.stack([first_RT, prefix_RT, own_RT], axis=1)[:, None].astype(jnp.int32)
 
 
 def seen(sights_R13T: Int[Array, "R 1 3 T"], blocks: Blocks) -> Bool[Array, "R I J"]:
-    """Whether any query of block i sees any key of block j.
-
-    Exact where a row holds one tree: the branches in a block of queries lie one after the other, so
-    that their own runs make one run. With several trees, keys between two trunks' prefixes come
-    along.
-    """
+    """Whether any query of block i sees any key of block j."""
     rows, _, _, padded = sights_R13T.shape
-    first_RIQ, prefix_RIQ, own_RIQ = jnp.moveaxis(
-        sights_R13T[:, 0].reshape(rows, 3, -1, blocks.queries), 1, 0
-    )
-    first_RIQ = jnp.where(first_RIQ < prefix_RIQ, first_RIQ, padded)
-    first_RI1, own_RI1 = (x.min(-1, keepdims=True) for x in (first_RIQ, own_RIQ))
-    prefix_RI1 = prefix_RIQ.max(-1, keepdims=True)
     start_J = jnp.arange(0, padded, blocks.keys)
     end_J = start_J + blocks.keys
-    end_I1 = blocks.queries * (1 + jnp.arange(padded // blocks.queries))[:, None]
-    on_trunk = (start_J < prefix_RI1) & (end_J > first_RI1)
-    return on_trunk | ((end_J > own_RI1) & (start_J < end_I1))
+    first, prefix, own = jnp.moveaxis(sights_R13T[:, 0, :, :, None], 1, 0)
+    on_trunk_RTJ = (first < prefix) & (start_J < prefix) & (end_J > first)
+    on_own_RTJ = (end_J > own) & (start_J <= jnp.arange(padded)[:, None])
+    return (on_trunk_RTJ | on_own_RTJ).reshape(rows, -1, blocks.queries, len(start_J)).any(axis=2)
 
 
 def visits(seen_RIJ: Bool[Array, "R I J"]) -> tuple[Int[Array, "R I"], Int[Array, "R I J"]]:

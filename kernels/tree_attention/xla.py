@@ -29,10 +29,11 @@ def tree_attention(
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
     blocks: Blocks,
+    window: Int[Array, ""] | None = None,
 ) -> Float[Array, "R T H G E"]:
     """As `reference.tree_attention`."""
     passes = blocked.Passes(attend, differentiate)
-    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, passes, blocks)
+    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window, passes, blocks)
 
 
 def attend(

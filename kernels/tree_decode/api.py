@@ -2,6 +2,7 @@
 
 import functools
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kernels.backend import Implementation, choose, device, on_mesh
@@ -10,7 +11,7 @@ from kernels.tree_decode.blocks import keys_per_block
 
 SLOTS, TRUNK = ("rows", None, "kv_heads"), ("rows", "kv_heads")
 # Of the operands, in order. Left to itself, XLA gathers the slots' caches of all heads.
-AXES = (SLOTS, TRUNK, TRUNK, SLOTS, SLOTS, ("rows",), ("rows",))
+AXES = (SLOTS, TRUNK, TRUNK, SLOTS, SLOTS, ("rows",), ("rows",), ("rows",))
 
 
 def tree_decode(
@@ -21,19 +22,25 @@ def tree_decode(
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
+    window: Int[Array, ""] | None = None,
     *,
     implementation: Implementation = "auto",
     interpret: bool = False,
 ) -> Float[Array, "R B H G E"]:
     """Attention of one token per slot to `trunk[:start]` and to its own tokens up to `step`.
 
+    With a `window`, one positive number that may differ from call to call of one compiled body,
+    only to the last `window` of these tokens; trunk tokens before any slot's are not read.
     Keys lie as [E, tokens], so that scores are a plain matrix product in the decode loop. The
     scale is 1/sqrt(E); operands are bfloat16 or float32, scores and sums float32. "auto" is
     "pallas" on TPU and "xla" elsewhere; `interpret` runs the TPU kernel on any backend, slowly, for
     tests. Raises UserError for an `implementation` that is unknown or cannot run here.
     """
+    first_RB = jnp.zeros_like(start_RB)
+    if window is not None:
+        first_RB = jnp.maximum(first_RB, start_RB + step_RB - window + 1)
     operands = (
-        q_RBHGE, trunk_k_RHEL, trunk_v_RHLE, own_k_RBHES, own_v_RBHSE, start_RB, step_RB,
+        q_RBHGE, trunk_k_RHEL, trunk_v_RHLE, own_k_RBHES, own_v_RBHSE, start_RB, step_RB, first_RB,
     )  # fmt: skip
     chosen = choose("tree_decode", implementation, interpret)
     if chosen == "reference":

@@ -1,8 +1,9 @@
 """The trunk's part on TPU: keys and values stream once through VMEM, scores never leave it.
 
-All slots' queries of a key head are one block of rows, and blocks of keys that lie beyond the
-largest start of a row's slots are neither read nor multiplied. The slots' own tokens stay with
-XLA: nothing is shared there that one read could serve, and few of them are there to be read.
+All slots' queries of a key head are one block of rows, and blocks of keys that no slot of a row
+sees, before all their windows or beyond their largest start, are neither read nor multiplied. The
+slots' own tokens stay with XLA: nothing is shared there that one read could serve, and few of them
+are there to be read.
 """
 
 import jax
@@ -13,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from kernels.tree_attention import MASKED
-from kernels.tree_decode.xla import Partial, repeated, together, with_own
+from kernels.tree_decode.xla import Partial, runs, spans, together, with_own
 
 
 def tree_decode(
@@ -24,59 +25,61 @@ def tree_decode(
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
+    first_RB: Int[Array, "R B"],
     keys: int,
     interpret: bool = False,
 ) -> Float[Array, "R B H G E"]:
     """As `xla.tree_decode`, with the trunk read in blocks of `keys` tokens."""
-    starts_R1Q1 = repeated(start_RB, q_RBHGE.shape[3])[:, None]
+    runs_RQ2 = runs(start_RB, first_RB, q_RBHGE.shape[3])
     on_trunk = _attend_trunk(
-        together(q_RBHGE), trunk_k_RHEL, trunk_v_RHLE, starts_R1Q1, keys, interpret
+        together(q_RBHGE), trunk_k_RHEL, trunk_v_RHLE, runs_RQ2, keys, interpret
     )
-    return with_own(on_trunk, q_RBHGE, own_k_RBHES, own_v_RBHSE, step_RB)
+    own = (own_k_RBHES, own_v_RBHSE, first_RB - start_RB, step_RB)
+    return with_own(on_trunk, q_RBHGE, *own)
 
 
 def _attend_trunk(
     q_RHQE: Float[Array, "R H Q E"],
     k_RHEL: Float[Array, "R H E L"],
     v_RHLE: Float[Array, "R H L E"],
-    starts_R1Q1: Int[Array, "R 1 Q 1"],
+    runs_RQ2: Int[Array, "R Q 2"],
     keys: int,
     interpret: bool,
 ) -> Partial:
-    """Every query's attention to the keys before its start."""
+    """Every query's attention to the keys of its run."""
     rows, heads, queries, width = q_RHQE.shape
     length = v_RHLE.shape[2]
     keys = min(keys, length)
 
-    def of_row(r: int, h: int, i: int, seen_R: Array) -> tuple:
-        return r, 0, 0, 0
+    def of_row(r: int, h: int, i: int, block_R: Array, end_R: Array) -> tuple:
+        return r, 0, 0
 
-    def of_head(r: int, h: int, i: int, seen_R: Array) -> tuple:
+    def of_head(r: int, h: int, i: int, block_R: Array, end_R: Array) -> tuple:
         return r, h, 0, 0
 
-    def seen(r: int, i: int, seen_R: Array) -> Array:
+    def seen(r: int, i: int, block_R: Array, end_R: Array) -> Array:
         # Beyond the last block that is seen stands that block again: it is not fetched twice.
-        return jnp.minimum(i, jnp.maximum(pl.cdiv(seen_R[r], keys) - 1, 0))
+        last = jnp.maximum(pl.cdiv(end_R[r], keys) - 1, 0)
+        return jnp.minimum(block_R[r] + i, last)
 
-    def of_keys(r: int, h: int, i: int, seen_R: Array) -> tuple:
-        return r, h, 0, seen(r, i, seen_R)
+    def of_keys(r: int, h: int, i: int, block_R: Array, end_R: Array) -> tuple:
+        return r, h, 0, seen(r, i, block_R, end_R)
 
-    def of_values(r: int, h: int, i: int, seen_R: Array) -> tuple:
-        return r, h, seen(r, i, seen_R), 0
+    def of_values(r: int, h: int, i: int, block_R: Array, end_R: Array) -> tuple:
+        return r, h, seen(r, i, block_R, end_R), 0
 
     number, vector = (pl.BlockSpec((None, None, queries, n), of_head) for n in (1, width))
     k_block = pl.BlockSpec((None, None, width, keys), of_keys)
     v_block = pl.BlockSpec((None, None, keys, width), of_values)
     shapes = [(rows, heads, queries, n) for n in (1, 1, width)]
+    first_R, end_R = spans(runs_RQ2)
     return Partial(
         *pl.pallas_call(
             _kernel,
             grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=1,
+                num_scalar_prefetch=2,
                 grid=(rows, heads, pl.cdiv(length, keys)),
-                in_specs=[
-                    pl.BlockSpec((None, None, queries, 1), of_row), vector, k_block, v_block,
-                ],
+                in_specs=[pl.BlockSpec((None, queries, 2), of_row), vector, k_block, v_block],
                 out_specs=[number, number, vector],
             ),
             out_shape=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
@@ -85,13 +88,14 @@ def _attend_trunk(
             ),
             interpret=interpret,
             name="tree_decode",
-        )(starts_R1Q1.max(axis=(1, 2, 3)), starts_R1Q1, q_RHQE, k_RHEL, v_RHLE)
-    )  # fmt: skip
+        )(first_R // keys, end_R, runs_RQ2, q_RHQE, k_RHEL, v_RHLE)
+    )
 
 
 def _kernel(
-    seen_ref: jax.Ref,
-    starts_ref: jax.Ref,
+    block_ref: jax.Ref,
+    end_ref: jax.Ref,
+    runs_ref: jax.Ref,
     q_ref: jax.Ref,
     k_ref: jax.Ref,
     v_ref: jax.Ref,
@@ -100,25 +104,27 @@ def _kernel(
     out_ref: jax.Ref,
 ) -> None:
     """Adds one block of keys to the running softmax that the outputs hold."""
-    first = pl.program_id(2) * v_ref.shape[0]
-    seen = seen_ref[pl.program_id(0)]
+    row, visit = pl.program_id(0), pl.program_id(2)
+    first = (block_ref[row] + visit) * v_ref.shape[0]
+    end = end_ref[row]
 
-    @pl.when(first == 0)
+    @pl.when(visit == 0)
     def _() -> None:
         max_ref[...] = jnp.full_like(max_ref, MASKED)
         sum_ref[...] = jnp.zeros_like(sum_ref)
         out_ref[...] = jnp.zeros_like(out_ref)
 
-    @pl.when(first < seen)
+    @pl.when(first < end)
     def _() -> None:
         scores = _dot(q_ref[...], k_ref[...]) * q_ref.shape[-1] ** -0.5
         index = first + lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-        scores = jnp.where(index < starts_ref[...], scores, MASKED)
+        mask = (index >= runs_ref[:, :1]) & (index < runs_ref[:, 1:])
+        scores = jnp.where(mask, scores, MASKED)
         largest = jnp.maximum(max_ref[...], scores.max(axis=1, keepdims=True))
         weights, scale = jnp.exp(scores - largest), jnp.exp(max_ref[...] - largest)
         # What lies beyond the trunk's end in the last block may be NaN, and 0 * NaN is.
         token = first + lax.broadcasted_iota(jnp.int32, v_ref.shape, 0)
-        values = jnp.where(token < seen, v_ref[...], 0)
+        values = jnp.where(token < end, v_ref[...], 0)
         max_ref[...] = largest
         sum_ref[...] = scale * sum_ref[...] + weights.sum(axis=1, keepdims=True)
         out_ref[...] = scale * out_ref[...] + _dot(weights.astype(values.dtype), values)

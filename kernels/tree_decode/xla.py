@@ -25,20 +25,22 @@ def tree_decode(
     own_v_RBHSE: Float[Array, "R B H S E"],
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
+    first_RB: Int[Array, "R B"],
     keys: int,
 ) -> Float[Array, "R B H G E"]:
     """As `reference.tree_decode`; one read of the trunk serves all slots.
 
-    The trunk is read in blocks of `keys` tokens, those beyond a row's largest start not at all; as
+    The trunk is read in blocks of `keys` tokens, those that no slot of a row sees not at all; as
     one matrix product where a block would hold it whole.
     """
-    q_RHQE, starts_RQ1 = together(q_RBHGE), repeated(start_RB, q_RBHGE.shape[3])
+    q_RHQE, runs_RQ2 = together(q_RBHGE), runs(start_RB, first_RB, q_RBHGE.shape[3])
     if keys < trunk_v_RHLE.shape[2]:
-        on_trunk = _in_blocks(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, starts_RQ1, keys)
+        on_trunk = _in_blocks(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, runs_RQ2, keys)
     else:
-        before = jnp.arange(trunk_v_RHLE.shape[2]) < starts_RQ1[:, None]
-        on_trunk = _attend(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, before)
-    return with_own(on_trunk, q_RBHGE, own_k_RBHES, own_v_RBHSE, step_RB)
+        mask = _within(jnp.arange(trunk_v_RHLE.shape[2]), runs_RQ2)
+        on_trunk = _attend(q_RHQE, trunk_k_RHEL, trunk_v_RHLE, mask[:, None])
+    own = (own_k_RBHES, own_v_RBHSE, first_RB - start_RB, step_RB)
+    return with_own(on_trunk, q_RBHGE, *own)
 
 
 def together(q_RBHGE: Float[Array, "R B H G E"]) -> Float[Array, "R H Q E"]:
@@ -47,32 +49,47 @@ def together(q_RBHGE: Float[Array, "R B H G E"]) -> Float[Array, "R H Q E"]:
     return q_RBHGE.swapaxes(1, 2).reshape(rows, heads, slots * groups, width)
 
 
-def repeated(start_RB: Int[Array, "R B"], groups: int) -> Int[Array, "R Q 1"]:
-    """A number per slot as one per query of `together`."""
-    return jnp.repeat(start_RB, groups, axis=1)[:, :, None]
+def runs(
+    start_RB: Int[Array, "R B"], first_RB: Int[Array, "R B"], groups: int
+) -> Int[Array, "R Q 2"]:
+    """The trunk tokens [first, start) that every query of `together` sees."""
+    return jnp.repeat(jnp.stack([first_RB, start_RB], axis=-1), groups, axis=1)
+
+
+def spans(runs_RQ2: Int[Array, "R Q 2"]) -> tuple[Int[Array, "R"], Int[Array, "R"]]:
+    """From where up to where some query of a row sees the trunk; from 0 up to 0 if none does."""
+    first_RQ, end_RQ = runs_RQ2[..., 0], runs_RQ2[..., 1]
+    some_RQ = first_RQ < end_RQ
+    end_R = jnp.where(some_RQ, end_RQ, 0).max(axis=1)
+    return jnp.where(some_RQ, first_RQ, end_R[:, None]).min(axis=1), end_R
+
+
+def _within(place_T: Int[Array, "T"], runs_Q2: Int[Array, "*R Q 2"]) -> Bool[Array, "*R Q T"]:
+    return (place_T >= runs_Q2[..., :1]) & (place_T < runs_Q2[..., 1:])
 
 
 def _in_blocks(
     q_RHQE: Float[Array, "R H Q E"],
     k_RHEL: Float[Array, "R H E L"],
     v_RHLE: Float[Array, "R H L E"],
-    starts_RQ1: Int[Array, "R Q 1"],
+    runs_RQ2: Int[Array, "R Q 2"],
     keys: int,
 ) -> Partial:
-    """One block after the other: scores stay in cache, and the work follows the starts."""
+    """One block after the other: scores stay in cache, and the work follows the spans."""
     _, heads, _, width = q_RHQE.shape
-    blocks_R = -(-starts_RQ1.max(axis=(1, 2)) // keys)
-    ends_R = jnp.cumsum(blocks_R)
+    first_R, end_R = spans(runs_RQ2)
+    stop_R = -(-end_R // keys)
+    ends_R = jnp.cumsum(stop_R - first_R // keys)
 
     def add(number: jax.Array, so_far: Partial) -> Partial:
         row = jnp.sum(ends_R <= number)
-        first = (number - ends_R[row] + blocks_R[row]) * keys
+        first = (number - ends_R[row] + stop_R[row]) * keys
         # The trunk's last block reaches back where it is not full.
         at = jnp.minimum(first, v_RHLE.shape[2] - keys)
         index = at + jnp.arange(keys)
         k = jax.lax.dynamic_slice(k_RHEL, (row, 0, 0, at), (1, heads, width, keys))[0]
         v = jax.lax.dynamic_slice(v_RHLE, (row, 0, at, 0), (1, heads, keys, width))[0]
-        block = _attend(q_RHQE[row], k, v, (index >= first) & (index < starts_RQ1[row]))
+        block = _attend(q_RHQE[row], k, v, (index >= first) & _within(index, runs_RQ2[row]))
         found = _both(jax.tree.map(lambda x: x[row], so_far), block)
         return jax.tree.map(lambda x, y: x.at[row].set(y), so_far, found)
 
@@ -86,12 +103,18 @@ def with_own(
     q_RBHGE: Float[Array, "R B H G E"],
     own_k_RBHES: Float[Array, "R B H E S"],
     own_v_RBHSE: Float[Array, "R B H S E"],
+    first_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
 ) -> Float[Array, "R B H G E"]:
-    """Attention of the queries `together` to the trunk, and then each slot's to its own tokens."""
+    """Attention of the queries `together` to the trunk, and then each slot's to its own tokens.
+
+    Of these it sees those from number `first` to number `step`.
+    """
     rows, slots, heads, groups, _ = q_RBHGE.shape
-    so_far = jnp.arange(own_v_RBHSE.shape[3]) <= jnp.repeat(step_RB, heads)[:, None, None]
-    on_own = _attend(_merge(q_RBHGE), _merge(own_k_RBHES), _merge(own_v_RBHSE), so_far)
+    own_RB12 = jnp.stack([first_RB, step_RB + 1], axis=-1)[:, :, None]
+    seen = _within(jnp.arange(own_v_RBHSE.shape[3]), jnp.repeat(own_RB12, heads, axis=1))
+    seen = seen.reshape(-1, 1, seen.shape[-1])
+    on_own = _attend(_merge(q_RBHGE), _merge(own_k_RBHES), _merge(own_v_RBHSE), seen)
 
     def from_trunk(x: jax.Array) -> jax.Array:
         return x.reshape(rows, heads, slots, groups, -1).swapaxes(1, 2)

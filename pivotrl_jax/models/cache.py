@@ -14,7 +14,7 @@ from kernels.tree_attention import tree_attention
 from kernels.tree_decode import tree_decode
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import LayerParams, Params
-from pivotrl_jax.models.transformer import layer, rms_norm
+from pivotrl_jax.models.transformer import LayerKind, embedded, layer, layer_kinds, rms_norm
 from pivotrl_jax.parallel.sharding import constrain
 from pivotrl_jax.trees.tree import causal
 
@@ -45,22 +45,23 @@ def prefill(
 ) -> tuple[Float[Array, "R L D"], Cache]:
     """Final normed hidden states of causal trunks, and their keys and values."""
     tree = causal(tokens_RL)
-    x = constrain(params.embed[tokens_RL], "rows", None, None)
+    x = embedded(params, cfg, tokens_RL)
 
-    def body(x: jax.Array, p: LayerParams) -> tuple[jax.Array, LayerCache]:
+    def body(x: jax.Array, own: tuple[LayerParams, LayerKind]) -> tuple[jax.Array, LayerCache]:
+        p, kind = own
         kept = []
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             # As the decode step multiplies them: it then reads both without a transpose.
             kept.append(LayerCache(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)))
-            return tree_attention(q, k, v, tree)
+            return tree_attention(q, k, v, tree, kind.window)
 
-        x = layer(p, cfg, x, tree.positions, attend)
+        x = layer(p, cfg, x, tree.positions, kind.freqs, attend)
         cache = jax.tree.map(lambda a: constrain(a, "rows", "kv_heads", None, None), kept[0])
         return constrain(x, "rows", None, None), cache
 
-    x, stacked = jax.lax.scan(body, x, params.layers)
-    return rms_norm(x, params.final_norm, cfg.norm_eps), unstack(stacked, cfg.layers)
+    x, stacked = jax.lax.scan(body, x, (params.layers, layer_kinds(cfg)))
+    return rms_norm(x, params.final_norm, cfg), unstack(stacked, cfg.layers)
 
 
 def trunk_cache(cfg: ModelConfig, rows: int, length: int) -> Cache:
@@ -104,21 +105,22 @@ def extend(
     Pieces of one row may follow each other. Returns final normed hidden states, those of padding
     without meaning, and the grown trunks.
     """
-    x = constrain(params.embed[tokens_QN], "rows", None, None)
+    x = embedded(params, cfg, tokens_QN)
     # A token is a slot of its row: it sees the trunk before its place, and itself.
     start_QN = jnp.where(places_QN < trunk[0].v.shape[2], places_QN, 0)
+    kinds = unstack(layer_kinds(cfg), cfg.layers)
     grown: Cache = []
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         # All pieces' keys are there before any query looks.
         grown.append(_written(trunk[index], k, v, rows_Q, places_QN))
         found = _rows(grown[-1], rows_Q)
-        own_k, own_v, step_QN = k[..., None], v[..., None, :], jnp.zeros_like(start_QN)
-        return tree_decode(q, found.k, found.v, own_k, own_v, start_QN, step_QN)
+        own = k[..., None], v[..., None, :], start_QN, jnp.zeros_like(start_QN)
+        return tree_decode(q, found.k, found.v, *own, kinds[index].window)
 
     for index, p in enumerate(layers):
-        x = layer(p, cfg, x, places_QN, partial(attend, index))
-    return rms_norm(x, params.final_norm, cfg.norm_eps), grown
+        x = layer(p, cfg, x, places_QN, kinds[index].freqs, partial(attend, index))
+    return rms_norm(x, params.final_norm, cfg), grown
 
 
 def _written(
@@ -157,16 +159,18 @@ def decode_step(
     own: Cache,
 ) -> tuple[Float[Array, "R B D"], Cache]:
     """Feeds token number `step` of every branch; returns final hidden states and grown caches."""
-    x = constrain(params.embed[tokens_RB], "rows", None, None)
+    x = embedded(params, cfg, tokens_RB)
     row, branch = jnp.indices(tokens_RB.shape, sparse=True)
+    kinds = unstack(layer_kinds(cfg), cfg.layers)
     grown: Cache = []
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         k = own[index].k.at[row, branch, :, :, step_RB].set(k)
         v = own[index].v.at[row, branch, :, step_RB].set(v)
         grown.append(LayerCache(k, v))
-        return tree_decode(q, trunk[index].k, trunk[index].v, k, v, start_RB, step_RB)
+        of_trunk, window = trunk[index], kinds[index].window
+        return tree_decode(q, of_trunk.k, of_trunk.v, k, v, start_RB, step_RB, window)
 
     for index, p in enumerate(layers):
-        x = layer(p, cfg, x, start_RB + step_RB, partial(attend, index))
-    return rms_norm(x, params.final_norm, cfg.norm_eps), grown
+        x = layer(p, cfg, x, start_RB + step_RB, kinds[index].freqs, partial(attend, index))
+    return rms_norm(x, params.final_norm, cfg), grown

@@ -1,6 +1,7 @@
 """Architectures as data."""
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,6 +12,26 @@ class RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_max_positions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearScaling:
+    """Every rotary frequency divided by `factor` (the `linear` rule of Hugging Face)."""
+
+    factor: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalLayers:
+    """Sliding-window attention in all layers but every `period`-th one, which sees everything.
+
+    A local layer's token sees itself and the `window - 1` tokens before it. `rope_theta` is the
+    rotary base of local layers, whose frequencies are never scaled.
+    """
+
+    window: int
+    period: int
+    rope_theta: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +50,7 @@ class ExpertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer: Llama, Qwen2/2.5 or Qwen3, dense or with experts.
+    """A decoder-only transformer: Llama, Qwen2/2.5, Qwen3, dense or with experts, or Gemma 3.
 
     Letters as in `pivotrl_jax.dims`. `dtype` is that of activations and parameters; norms,
     rotary embedding, attention softmax and logits are computed in float32.
@@ -46,10 +67,16 @@ class ModelConfig:
     rope_theta: float
     norm_eps: float
     max_positions: int
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: RopeScaling | LinearScaling | None = None
     tied: bool = True
     qkv_bias: bool = False
     qk_norm: bool = False
+    local: LocalLayers | None = None
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    norm_offset: float = 0.0  # norms multiply by this plus their parameter
+    post_norms: bool = False  # also after attention and feed-forward, before the residual sum
+    scaled_embed: bool = False  # embeddings times sqrt(D), itself rounded to `dtype`
+    query_scalar: int | None = None  # scores are divided by its square root; None: by sqrt(E)
     experts: ExpertConfig | None = None
     dtype: str = "float32"
 

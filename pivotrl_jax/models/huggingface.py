@@ -3,6 +3,7 @@
 import collections
 import json
 import operator
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,8 +42,29 @@ NAMES = {
     "final_norm": "model.norm.weight",
     "head": "lm_head.weight",
 }
+POST_NORM_NAMES = NAMES | {
+    "attn_post_norm": "model.layers.{}.post_attention_layernorm.weight",
+    "ffn_norm": "model.layers.{}.pre_feedforward_layernorm.weight",
+    "ffn_post_norm": "model.layers.{}.post_feedforward_layernorm.weight",
+}
+# Of models that read images too (gemma3), as transformers writes them, and has them in memory.
+IMAGES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
+TEXT = re.compile(r"(model\.)?language_model\.(model\.)?")
 CONFIG = "config.json"
 STAGED = ".partial"
+
+
+def names_of(cfg: ModelConfig) -> weights.Names:
+    """The table of tensor names of a family."""
+    return POST_NORM_NAMES if cfg.post_norms else NAMES
+
+
+def text_name(name: str) -> str | None:
+    """A tensor's name in a model that reads text alone; None if it is for images."""
+    if IMAGES.match(name):
+        return None
+    own = TEXT.sub("", name, count=1) if TEXT.match(name) else name
+    return own if own == name or own == NAMES["head"] else f"model.{own}"
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -61,9 +83,10 @@ def load(directory: Path, cfg: ModelConfig, shardings: Params | None = None) -> 
     Raises UserError naming the tensor, the shapes and the file when something does not fit.
     """
     found = {
-        k: v
+        own: v
         for path in safetensors.weight_files(directory)
         for k, v in safetensors.tensors(path).items()
+        if (own := text_name(k))
     }
     if cfg.tied:  # some exporters write the tied head a second time
         found.pop(NAMES["head"], None)
@@ -73,9 +96,10 @@ def load(directory: Path, cfg: ModelConfig, shardings: Params | None = None) -> 
                 f"{tensor.path}: tensor {name} has dtype {tensor.dtype}, expected one of "
                 f"{', '.join(sorted(safetensors.FLOATS))}; use the weights that are not quantised"
             )
-    weights.check_shapes(cfg, NAMES, {k: tensor.shape for k, tensor in found.items()}, directory)
+    names = names_of(cfg)
+    weights.check_shapes(cfg, names, {k: tensor.shape for k, tensor in found.items()}, directory)
     try:
-        return weights.assemble(cfg, NAMES, lambda k, part: found[k].read(part), shardings)
+        return weights.assemble(cfg, names, lambda k, part: found[k].read(part), shardings)
     except OSError as error:
         raise UserError(f"{directory} cannot be read ({error}); download it again") from None
 
@@ -94,11 +118,12 @@ def save(
     memory holds one tensor at a time. All processes call it and the first one writes. What is half
     written is no model: `config.json` comes last. Raises UserError when the disk refuses.
     """
-    tensors = weights.disassemble(params, cfg, NAMES)
+    names = names_of(cfg)
+    tensors = weights.disassemble(params, cfg, names)
     if jax.process_index() > 0:
         collections.deque(tensors, maxlen=0)
     else:
-        shapes = weights.tensor_shapes(cfg, NAMES)
+        shapes = weights.tensor_shapes(cfg, names)
         specs = {k: jax.ShapeDtypeStruct(v, params.embed.dtype) for k, v in shapes.items()}
         config = json.dumps(config_to_hf(cfg, eos_token_id), indent=2) + "\n"
         small = {**tokenizer_files, CONFIG: config.encode()}

@@ -56,6 +56,8 @@ class LayerParams:
     v_bias: Leaf = None  # N H E
     q_norm: Leaf = None  # N E, Qwen3
     k_norm: Leaf = None  # N E
+    attn_post_norm: Leaf = None  # N D, Gemma 3
+    ffn_post_norm: Leaf = None  # N D
     router: Leaf = None  # N D X; with experts, which `gate`, `up` and `down` then are None for
     expert_gate: Leaf = None  # N X D F
     expert_up: Leaf = None  # N X D F
@@ -85,6 +87,7 @@ def shapes(cfg: ModelConfig) -> Params:
         "v_bias": leaf(n, h, e),
     }
     norm: dict[str, Any] = {"q_norm": leaf(n, e), "k_norm": leaf(n, e)}
+    post: dict[str, Any] = {"attn_post_norm": leaf(n, d), "ffn_post_norm": leaf(n, d)}
     layers = LayerParams(
         attn_norm=leaf(n, d),
         q=leaf(n, d, h, g, e),
@@ -95,6 +98,7 @@ def shapes(cfg: ModelConfig) -> Params:
         **_ffn_shapes(cfg, leaf),
         **(bias if cfg.qkv_bias else {}),
         **(norm if cfg.qk_norm else {}),
+        **(post if cfg.post_norms else {}),
     )
     head = None if cfg.tied else leaf(cfg.vocab, d)
     return Params(leaf(cfg.vocab, d), layers, leaf(d), head)
@@ -122,6 +126,10 @@ def logical_axes(cfg: ModelConfig) -> Params:
     }
     norm: dict[str, Any] = {"q_norm": ("layers", None), "k_norm": ("layers", None)}
     ffn: dict[str, Any] = {**(DENSE_AXES if cfg.experts is None else EXPERT_AXES)}
+    post: dict[str, Any] = {
+        "attn_post_norm": ("layers", "width"),
+        "ffn_post_norm": ("layers", "width"),
+    }
     layers = LayerParams(
         attn_norm=("layers", "width"),
         q=("layers", "width", "kv_heads", None, None),
@@ -132,6 +140,7 @@ def logical_axes(cfg: ModelConfig) -> Params:
         **ffn,
         **(bias if cfg.qkv_bias else {}),
         **(norm if cfg.qk_norm else {}),
+        **(post if cfg.post_norms else {}),
     )
     head = None if cfg.tied else ("vocab", "width")
     return Params(("vocab", "width"), layers, ("width",), head)
@@ -150,7 +159,7 @@ def head(params: Params) -> jax.Array:
 
 
 def init(key: jax.Array, cfg: ModelConfig) -> Params:
-    """Random parameters: norms 1, biases 0, matrices normal with std 1/sqrt(width)."""
+    """Random parameters: norms multiply by 1, biases 0, matrices normal with std 1/sqrt(width)."""
     abstract = shapes(cfg)
     leaves, tree = jax.tree.flatten_with_path(abstract)
     keys = jax.random.split(key, len(leaves))
@@ -158,7 +167,7 @@ def init(key: jax.Array, cfg: ModelConfig) -> Params:
     def make(path: tuple, leaf: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
         name = path[-1].name
         if name.endswith("norm"):
-            return jnp.ones(leaf.shape, leaf.dtype)
+            return jnp.full(leaf.shape, 1 - cfg.norm_offset, leaf.dtype)
         if name.endswith("bias"):
             return jnp.zeros(leaf.shape, leaf.dtype)
         return jax.random.normal(key, leaf.shape, leaf.dtype) * cfg.width**-0.5

@@ -1,6 +1,7 @@
 """A decoder-only transformer as pure functions of a parameter tree.
 
-Llama, Qwen2 and Qwen3 differ by the optional leaves of `LayerParams` alone. Letters: see
+Families differ by the optional leaves of `LayerParams` and by the facts of `ModelConfig`, layers of
+one model by `LayerKind` alone: one scanned body serves local and global layers. Letters: see
 `pivotrl_jax.dims`.
 """
 
@@ -9,30 +10,78 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kernels.tree_attention import RESIDUALS, tree_attention
-from pivotrl_jax.models.config import ExpertConfig, ModelConfig, RopeScaling
+from pivotrl_jax.models.config import ExpertConfig, LinearScaling, ModelConfig, RopeScaling
 from pivotrl_jax.models.experts import PRODUCTS, Pick, expert_layer, likeliest, load
 from pivotrl_jax.models.params import LayerParams, Params, head
 from pivotrl_jax.parallel.sharding import constrain
 from pivotrl_jax.trees.tree import TokenTree, causal
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+}
+# A window that holds every position.
+ALL = 2**30
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+@flax.struct.dataclass
+class LayerKind:
+    """What tells one layer from another besides parameters; stacked along N, or of one layer.
+
+    A scan takes it beside `LayerParams`. `window` is None where no layer of the model is local;
+    otherwise the global ones have one that leaves nothing out.
+    """
+
+    freqs: Float[Array, "*N E/2"]  # radians per position of every rotated pair
+    window: Int[Array, "*N"] | None
+
+
+def layer_kinds(cfg: ModelConfig) -> LayerKind:
+    """The kinds of all layers, stacked along N."""
+    freqs = rope_frequencies(cfg)
+    if cfg.local is None:
+        return LayerKind(jnp.broadcast_to(freqs, (cfg.layers, *freqs.shape)), None)
+    is_local = jnp.arange(1, cfg.layers + 1) % cfg.local.period != 0
+    local_freqs = _frequencies(cfg.local.rope_theta, cfg.head_dim)
+    return LayerKind(
+        jnp.where(is_local[:, None], local_freqs, freqs), jnp.where(is_local, cfg.local.window, ALL)
+    )
+
+
+def embedded(params: Params, cfg: ModelConfig, tokens: Int[Array, "R T"]) -> Float[Array, "R T D"]:
+    """What the first layer reads."""
+    x = params.embed[tokens]
+    if cfg.scaled_embed:
+        x = x * jnp.asarray(cfg.width**0.5, x.dtype)
+    return constrain(x, "rows", None, None)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, cfg: ModelConfig) -> jax.Array:
     x32 = x.astype(jnp.float32)
-    y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (y * scale.astype(jnp.float32)).astype(x.dtype)
+    y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + cfg.norm_eps)
+    return (y * (cfg.norm_offset + scale.astype(jnp.float32))).astype(x.dtype)
 
 
 def rope_frequencies(cfg: ModelConfig) -> Float[Array, "E/2"]:
-    """Radians per position of every rotated pair, with Llama 3 scaling where configured."""
-    freqs = cfg.rope_theta ** (-jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
-    return freqs if cfg.rope_scaling is None else _llama3_scaled(freqs, cfg.rope_scaling)
+    """Radians per position of every rotated pair in global layers, scaled where configured."""
+    freqs = _frequencies(cfg.rope_theta, cfg.head_dim)
+    match cfg.rope_scaling:
+        case RopeScaling() as scaling:
+            return _llama3_scaled(freqs, scaling)
+        case LinearScaling(factor):
+            return freqs / factor
+    return freqs
+
+
+def _frequencies(theta: float, width: int) -> Float[Array, "E/2"]:
+    return theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
 
 
 def _llama3_scaled(freqs: jax.Array, scaling: RopeScaling) -> jax.Array:
@@ -43,31 +92,43 @@ def _llama3_scaled(freqs: jax.Array, scaling: RopeScaling) -> jax.Array:
     return freqs * (keep + (1 - keep) / scaling.factor)
 
 
-def rotate(x: jax.Array, positions: Int[Array, "..."], freqs: Float[Array, "E/2"]) -> jax.Array:
-    """Rotary embedding in the half-split layout; `positions` has the shape of x's leading axes."""
+def rotate(
+    x: jax.Array, positions: Int[Array, "..."], freqs: Float[Array, "E/2"], scale: float = 1.0
+) -> jax.Array:
+    """`scale` times the rotary embedding of x in the half-split layout.
+
+    `positions` has the shape of x's leading axes.
+    """
     angles = positions[..., None].astype(jnp.float32) * freqs
     angles = angles.reshape(*positions.shape, *(1,) * (x.ndim - positions.ndim - 1), -1)
     sin, cos = jnp.sin(angles)[..., None, :], jnp.cos(angles)[..., None, :]
     halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
     # [-b, a] of [a, b]: a flip joins the products in one loop, which halves put together would not.
     sign = jnp.array([[-1.0], [1.0]])
-    turned = halves * cos + jnp.flip(halves, axis=-2) * (sin * sign)
+    turned = halves * (cos * scale) + jnp.flip(halves, axis=-2) * (sin * sign * scale)
     return turned.reshape(x.shape).astype(x.dtype)
 
 
 def project_qkv(
-    p: LayerParams, cfg: ModelConfig, x: jax.Array, positions: jax.Array
+    p: LayerParams,
+    cfg: ModelConfig,
+    x: jax.Array,
+    positions: jax.Array,
+    freqs: Float[Array, "E/2"],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries [..., H, G, E], keys and values [..., H, E] of normed activations [..., D]."""
+    """Queries [..., H, G, E], keys and values [..., H, E] of normed activations [..., D].
+
+    Attention divides the queries' scores by sqrt(E), so they bring what a `query_scalar` changes.
+    """
     q = jnp.einsum("...d,dhge->...hge", x, p.q)
     k = jnp.einsum("...d,dhe->...he", x, p.k)
     v = jnp.einsum("...d,dhe->...he", x, p.v)
     if p.q_bias is not None:
         q, k, v = q + p.q_bias, k + p.k_bias, v + p.v_bias
     if p.q_norm is not None:
-        q, k = rms_norm(q, p.q_norm, cfg.norm_eps), rms_norm(k, p.k_norm, cfg.norm_eps)
-    freqs = rope_frequencies(cfg)
-    return rotate(q, positions, freqs), rotate(k, positions, freqs), v
+        q, k = rms_norm(q, p.q_norm, cfg), rms_norm(k, p.k_norm, cfg)
+    scale = (cfg.head_dim / (cfg.query_scalar or cfg.head_dim)) ** 0.5
+    return rotate(q, positions, freqs, scale), rotate(k, positions, freqs), v
 
 
 def layer(
@@ -75,6 +136,7 @@ def layer(
     cfg: ModelConfig,
     x: jax.Array,
     positions: jax.Array,
+    freqs: Float[Array, "E/2"],
     attend: Attend,
     pick: Pick = likeliest,
 ) -> jax.Array:
@@ -88,12 +150,14 @@ def layer(
         return a.reshape(*shape[:-1], *a.shape[1:])
 
     with jax.named_scope("attention"):
-        q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg.norm_eps), positions)
+        q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg), positions, freqs)
         out = attend(tokens(q), tokens(k), tokens(v)).reshape(q.shape)
-        x = x + jnp.einsum("thge,hged->td", out, p.o)
+        y = jnp.einsum("thge,hged->td", out, p.o)
+        x = x + (y if p.attn_post_norm is None else rms_norm(y, p.attn_post_norm, cfg))
     with jax.named_scope("ffn"):
-        y = rms_norm(x, p.ffn_norm, cfg.norm_eps)
-        return (x + feed_forward(p, cfg, y, pick)).reshape(shape)
+        y = feed_forward(p, cfg, rms_norm(x, p.ffn_norm, cfg), pick)
+        x = x + (y if p.ffn_post_norm is None else rms_norm(y, p.ffn_post_norm, cfg))
+        return x.reshape(shape)
 
 
 def feed_forward(
@@ -101,7 +165,7 @@ def feed_forward(
 ) -> Float[Array, "T D"]:
     if cfg.experts is not None:
         return expert_layer(p, cfg.experts, x_TD, pick)
-    return (jax.nn.silu(x_TD @ p.gate) * (x_TD @ p.up)) @ p.down
+    return (ACTIVATIONS[cfg.activation](x_TD @ p.gate) * (x_TD @ p.up)) @ p.down
 
 
 Remat = Literal["dots", "full"]
@@ -131,10 +195,13 @@ def hidden_and_load(
     params: Params, cfg: ModelConfig, tree: TokenTree, remat: Remat = "dots"
 ) -> tuple[Float[Array, "R T D"], Int[Array, "N X"] | None]:
     """`hidden`, and how many tokens each expert of each layer got; None without experts."""
-    x = constrain(params.embed[tree.tokens], "rows", None, None)
+    x = embedded(params, cfg, tree.tokens)
 
     @partial(jax.checkpoint, policy=REMAT[remat])
-    def body(x: jax.Array, p: LayerParams) -> tuple[jax.Array, jax.Array | None]:
+    def body(
+        x: jax.Array, own: tuple[LayerParams, LayerKind]
+    ) -> tuple[jax.Array, jax.Array | None]:
+        p, kind = own
         loads = []
 
         def pick(experts: ExpertConfig, probs_TX: jax.Array) -> jax.Array:
@@ -142,12 +209,12 @@ def hidden_and_load(
             loads.append(load(chosen_TJ, tree.segments.reshape(-1) >= 0, experts.number))
             return chosen_TJ
 
-        attend = partial(tree_attention, tree=tree)
-        x = constrain(layer(p, cfg, x, tree.positions, attend, pick), "rows", None, None)
-        return x, loads[0] if loads else None
+        attend = partial(tree_attention, tree=tree, window=kind.window)
+        x = layer(p, cfg, x, tree.positions, kind.freqs, attend, pick)
+        return constrain(x, "rows", None, None), loads[0] if loads else None
 
-    x, load_NX = jax.lax.scan(body, x, params.layers)
-    return rms_norm(x, params.final_norm, cfg.norm_eps), load_NX
+    x, load_NX = jax.lax.scan(body, x, (params.layers, layer_kinds(cfg)))
+    return rms_norm(x, params.final_norm, cfg), load_NX
 
 
 def logits(params: Params, cfg: ModelConfig, tokens_RT: Int[Array, "R T"]) -> Float[Array, "R T V"]:

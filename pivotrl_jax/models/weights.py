@@ -46,6 +46,8 @@ def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
         found |= {"q_bias": (q,), "k_bias": (kv,), "v_bias": (kv,)}
     if cfg.qk_norm:
         found |= {"q_norm": (cfg.head_dim,), "k_norm": (cfg.head_dim,)}
+    if cfg.post_norms:
+        found |= {"attn_post_norm": (d,), "ffn_post_norm": (d,)}
     return found if cfg.tied else found | {"head": (cfg.vocab, d)}
 
 
@@ -90,7 +92,7 @@ def check_shapes(
         if name not in expected:
             raise UserError(
                 f"{where}: tensor {name} has no place in the architecture of its configuration; "
-                "use weights of a plain Llama, Qwen2 or Qwen3 model"
+                "use weights of a plain Llama, Qwen2, Qwen3 or Gemma 3 model"
             )
 
 

@@ -13,20 +13,13 @@ import sentencepiece
 import tokenizers
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.text.words import pre_tokenizer
 
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>")
 _END_OF_CALL = "<|call|>"  # gpt-oss ends a turn that calls a tool otherwise
-
-# Published with Llama 3 and Qwen2; they differ in how many digits make a word.
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
-    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3_WORDS = _WORDS.format(digits=r"\p{N}{1,3}")
-_QWEN2_WORDS = _WORDS.format(digits=r"\p{N}")
 
 # GGUF token types (llama.cpp, enum llama_token_type).
 _GGUF_CONTROL = 3
@@ -108,7 +101,7 @@ class BpeTokenizer:
         # Llama 3 takes a word that is a token as it is, without running the merges.
         model = models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre == "llama-bpe")
         backend = tokenizers.Tokenizer(model)
-        backend.pre_tokenizer = _pre_tokenizer(pre)
+        backend.pre_tokenizer = pre_tokenizer(pre)
         backend.decoder = decoders.ByteLevel()
         if pre == "qwen2":
             backend.normalizer = normalizers.NFC()
@@ -199,12 +192,21 @@ class SentencePieceTokenizer:
             ids.extend([self.special[part]] if index % 2 else self.processor.Encode(part))
         return ids
 
+    @functools.cached_property
+    def _unwritten(self) -> Mapping[int, str]:
+        """Special pieces that the model does not write: its own for spaces stand for spaces."""
+        size, is_control = self.processor.GetPieceSize(), self.processor.IsControl
+        return {
+            index: piece
+            for piece, index in self.special.items()
+            if index >= size or is_control(index) or self.processor.IsUnknown(index)
+        }
+
     def decode(self, ids: Sequence[int]) -> str:
-        piece_of = {index: piece for piece, index in self.special.items()}
         text, run = "", list[int]()
         for index in map(int, ids):
-            if index in piece_of:
-                text += self.processor.Decode(run) + piece_of[index]
+            if index in self._unwritten:
+                text += self.processor.Decode(run) + self._unwritten[index]
                 run = []
             else:
                 run.append(index)
@@ -220,29 +222,6 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         return SentencePieceTokenizer.from_directory(directory)
     raise UserError(
         f"{directory} has neither tokenizer.json nor tokenizer.model: copy one of them there"
-    )
-
-
-def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
-    byte_level = pre_tokenizers.ByteLevel
-    if pre == "smollm":
-        return pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                byte_level(add_prefix_space=False, use_regex=True),
-            ]
-        )
-    patterns = {"llama-bpe": _LLAMA3_WORDS, "qwen2": _QWEN2_WORDS}
-    if pre not in patterns:
-        raise UserError(
-            f"the GGUF field tokenizer.ggml.pre is {pre!r}, which is not one of smollm, llama-bpe "
-            "and qwen2: use a model directory with a tokenizer.json instead"
-        )
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(patterns[pre]), "isolated"),
-            byte_level(add_prefix_space=False, use_regex=False),
-        ]
     )
 
 
@@ -286,6 +265,9 @@ def _special_pieces(
 ) -> dict[str, int]:
     sizes = range(processor.GetPieceSize())
     special = {processor.IdToPiece(i): i for i in sizes if processor.IsControl(i)}
+    # Gemma's are pieces that the model recognises in text, which no file needs to name again.
+    ends = {token: processor.PieceToId(token) for token in _END_OF_TURN}
+    special |= {token: index for token, index in ends.items() if not processor.IsUnknown(index)}
     added = config.get("added_tokens_decoder", {})
     return special | {entry["content"]: int(index) for index, entry in added.items()}
 

@@ -113,14 +113,23 @@ def stack(rows: Sequence[TokenTree]) -> TokenTree:
     return jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
 
 
-def visible(tree: TokenTree, queries: slice, keys: Int[np.ndarray, "T"]) -> Bool[Array, "R Q T"]:
+def visible(
+    tree: TokenTree,
+    queries: slice,
+    keys: Int[np.ndarray, "T"],
+    window: Int[Array, ""] | None = None,
+) -> Bool[Array, "R Q T"]:
     """Which of the tokens at `keys` each of the tokens `queries` attends to.
 
-    A token sees its trunk up to its prefix, and its own branch up to itself. Padding sees nothing
-    but itself, so that its softmax stays finite.
+    A token sees its trunk up to its prefix, and its own branch up to itself; under a window only
+    those whose positions are among the last `window` up to its own. Padding sees nothing but
+    itself, so that its softmax stays finite.
     """
     own = lambda x: x[:, queries, None]  # noqa: E731
     index = np.arange(tree.shape[1])[queries, None]
     trunk = (keys >= own(tree.first)) & (keys < own(tree.prefix))
     same = own(tree.segments) == tree.segments[:, None, keys]
-    return trunk | (same & (own(tree.segments) > 0) & (keys <= index)) | (keys == index)
+    seen = trunk | (same & (own(tree.segments) > 0) & (keys <= index)) | (keys == index)
+    if window is None:
+        return seen
+    return seen & (tree.positions[:, None, keys] > own(tree.positions) - window)

@@ -52,8 +52,9 @@ def output_and_gradients(
     k: jax.Array,
     v: jax.Array,
     d: jax.Array,
+    window: int | None = None,
 ) -> tuple[jax.Array, ...]:
-    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, tree), q, k, v)
+    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, tree, window=window), q, k, v)
     return out, *pull(d)
 
 
@@ -108,10 +109,12 @@ SHARED = stack(
 )
 
 
-def assert_equal_to_the_dense_form(attend: Callable[..., jax.Array], tree: TokenTree) -> None:
+def assert_equal_to_the_dense_form(
+    attend: Callable[..., jax.Array], tree: TokenTree, window: int | None = None
+) -> None:
     arrays = operands(tree)
-    ours = output_and_gradients(attend, tree, *arrays)
-    dense = output_and_gradients(reference, tree, *arrays)
+    ours = output_and_gradients(attend, tree, *arrays, window)
+    dense = output_and_gradients(reference, tree, *arrays, window)
     for x, y in zip(ours, dense, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5)
 
@@ -122,9 +125,22 @@ def test_blocks_equal_the_dense_form(tree):
     assert_equal_to_the_dense_form(chosen, tree)
 
 
+@settings(max_examples=15)
+@given(forests(), st.integers(1, 400))
+def test_blocks_under_a_window_equal_the_dense_form(tree, window):
+    assert_equal_to_the_dense_form(chosen, tree, window)
+
+
 @in_small_blocks
 def test_small_blocks_equal_the_dense_form(attend):
     assert_equal_to_the_dense_form(attend, FOREST)
+
+
+@in_small_blocks
+def test_small_blocks_under_windows_equal_the_dense_form(attend):
+    """One compiled program, as layers of one scanned body would have it."""
+    for window in (1, 7, 30, 2**30):
+        assert_equal_to_the_dense_form(attend, FOREST, window)
 
 
 @in_small_blocks
@@ -145,14 +161,16 @@ def test_bfloat16_operands_accumulate_in_float32(attend, tree):
 
 
 @pytest.mark.parametrize("blocks", BLOCKS, ids=["tall", "wide"])
-def test_exactly_the_blocks_that_some_query_sees_are_visited(blocks):
-    (rows, length), padded = FOREST.shape, 80
-    seen = sights.seen(sights.sights(FOREST, padded), blocks)
+@pytest.mark.parametrize("tree", [FOREST, SHARED], ids=["alone", "shared"])
+@pytest.mark.parametrize(("window", "most"), [(None, 0.6), (7, 0.5)])
+def test_exactly_the_blocks_that_some_query_sees_are_visited(blocks, tree, window, most):
+    (rows, length), padded = tree.shape, 80
+    seen = sights.seen(sights.sights(tree, padded, window), blocks)
     mask = np.broadcast_to(np.eye(padded, dtype=bool), (rows, padded, padded)).copy()
-    mask[:, :length, :length] = visible(FOREST, slice(0, length), np.arange(length))
+    mask[:, :length, :length] = visible(tree, slice(0, length), np.arange(length), window)
     tiles = mask.reshape(rows, padded // blocks.queries, blocks.queries, -1, blocks.keys)
     np.testing.assert_array_equal(seen, tiles.any(axis=(2, 4)))
-    assert float(seen.mean()) < 0.6
+    assert float(seen.mean()) < most
 
 
 @by_both

@@ -20,6 +20,8 @@ KEYS = 16  # tokens per block: three blocks, the last of them not full
 START = jnp.asarray([[45, 1, 17, 16], [3, 12, 0, 16], [0, 0, 0, 0]])
 # The last slot of the second row idles: it has drawn nothing yet.
 STEP = jnp.asarray([[0, 6, 3, 1], [5, 0, 2, -1], [6, 0, 3, 1]])
+ALL = jnp.zeros_like(START)  # every slot sees from its first token on
+WINDOWS = [None, 1, 8]
 
 
 def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
@@ -30,16 +32,16 @@ def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
-def interpreted(*arrays: jax.Array) -> jax.Array:
-    return pallas.tree_decode(*arrays, START, STEP, KEYS, interpret=True)
+def interpreted(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
+    return pallas.tree_decode(*arrays, START, STEP, first, KEYS, interpret=True)
 
 
-def in_blocks(*arrays: jax.Array) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, KEYS)
+def in_blocks(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
+    return xla_form.tree_decode(*arrays, START, STEP, first, KEYS)
 
 
-def at_once(*arrays: jax.Array) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, TRUNK)
+def at_once(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
+    return xla_form.tree_decode(*arrays, START, STEP, first, TRUNK)
 
 
 FORMS = pytest.mark.parametrize(
@@ -48,32 +50,36 @@ FORMS = pytest.mark.parametrize(
 reference = functools.partial(tree_decode, implementation="reference")
 
 
-def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step) -> np.ndarray:
-    """One query at a time."""
+def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step, window) -> np.ndarray:
+    """One query at a time, of whose sequence the last `window` tokens count."""
     out = np.zeros(q.shape)
     for r, b, h, g in np.ndindex(*q.shape[:4]):
         k = np.concatenate(
             [trunk_k[r, h, :, : start[r, b]].T, own_k[r, b, h, :, : step[r, b] + 1].T]
         )
         v = np.concatenate([trunk_v[r, h, : start[r, b]], own_v[r, b, h, : step[r, b] + 1]])
+        k, v = (x[-window:] if window else x for x in (k, v))
         scores = k @ q[r, b, h, g] / np.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max())
         out[r, b, h, g] = weights @ v / weights.sum()
     return out
 
 
-def test_the_dense_form_is_one_softmax_per_query():
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_dense_form_is_one_softmax_per_query(window):
     arrays = operands()
     step = jnp.maximum(STEP, 0)
-    exact = numpy_decode(*(np.asarray(x, np.float64) for x in arrays), START, step)
-    np.testing.assert_allclose(reference(*arrays, START, step), exact, rtol=1e-4, atol=1e-5)
+    exact = numpy_decode(*(np.asarray(x, np.float64) for x in arrays), START, step, window)
+    np.testing.assert_allclose(reference(*arrays, START, step, window), exact, rtol=1e-4, atol=1e-5)
 
 
 @FORMS
-def test_trunk_and_own_tokens_merge_to_the_dense_softmax(decode):
+@pytest.mark.parametrize("window", WINDOWS)
+def test_trunk_and_own_tokens_merge_to_the_dense_softmax(decode, window):
     arrays = operands()
-    ours = decode(*arrays)
-    dense = reference(*arrays, START, STEP)
+    last = START + STEP  # position of each slot's token
+    ours = decode(*arrays, first=jnp.maximum(last - window + 1, 0) if window else ALL)
+    dense = reference(*arrays, START, STEP, window)
     seeing = np.asarray((START > 0) | (STEP >= 0))
     np.testing.assert_allclose(ours[seeing], dense[seeing], rtol=1e-5, atol=1e-5)
     assert bool(jnp.isfinite(ours).all())
@@ -103,6 +109,19 @@ def test_trunk_blocks_that_no_slot_sees_are_skipped(decode):
     assert bool(jnp.isnan(decode(q, trunk_k, seen_after_all, own_k, own_v)).any())
 
 
+@pytest.mark.parametrize("decode", [in_blocks, interpreted], ids=["xla", "pallas"])
+def test_trunk_blocks_before_all_windows_are_skipped(decode):
+    """The first row's slots see from place 40 on, the second one's see nothing of the trunk."""
+    q, trunk_k, trunk_v, own_k, own_v = operands()
+    first = jnp.asarray([[40, 45, 45, 45], [3, 12, 0, 16], [0, 0, 0, 0]])
+    poisoned = [
+        trunk_k.at[0, :, :, : TRUNK - KEYS].set(jnp.nan).at[1].set(jnp.nan),
+        trunk_v.at[0, :, : TRUNK - KEYS].set(jnp.nan).at[1].set(jnp.nan),
+    ]
+    ours = decode(q, *poisoned, own_k, own_v, first=first)
+    np.testing.assert_array_equal(ours, decode(q, trunk_k, trunk_v, own_k, own_v, first=first))
+
+
 @pytest.mark.parametrize("implementation", ["xla", "pallas"])
 def test_every_device_attends_for_its_own_rows_and_heads(implementation):
     arrays = [jnp.concatenate([x, x[:1]]) for x in (*operands(), START, STEP)]
@@ -116,7 +135,7 @@ def test_every_device_attends_for_its_own_rows_and_heads(implementation):
         np.testing.assert_allclose(decode(*arrays), alone, rtol=1e-6, atol=1e-6)
         inputs = [
             jax.device_put(x, NamedSharding(mesh, spec(axes, x.shape[: len(axes)], mesh)))
-            for x, axes in zip(arrays, AXES, strict=True)
+            for x, axes in zip(arrays, AXES[:-1], strict=True)
         ]
         text = decode.lower(*inputs).compile().as_text()
     assert "f32[2,4,1,16,7]" in text  # own keys of two rows and one head, on each of four devices

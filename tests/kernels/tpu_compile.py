@@ -57,15 +57,21 @@ def linear_logprob_gradient(device: jax.Device) -> Case:
 
 
 def tree_attention_gradient(device: jax.Device) -> Case:
-    """Forward and backward of one row of 4,096 tokens, 16 query heads on 8 key heads."""
+    """Forward and backward of one row of 4,096 tokens, 16 query heads on 8 key heads, under a
+    window that is known only when it runs."""
     rows, tokens, heads, groups, width = 1, 4096, 8, 2, 128
     chosen = tree_blocks.blocks_for(device.device_kind, groups, width, tokens)
 
     def gradient(
-        q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array, tree: TokenTree
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        d_out: jax.Array,
+        tree: TokenTree,
+        window: jax.Array,
     ) -> tuple[jax.Array, ...]:
         out, pull = jax.vjp(
-            lambda q, k, v: tree_attention.tree_attention(q, k, v, tree, chosen), q, k, v
+            lambda q, k, v: tree_attention.tree_attention(q, k, v, tree, chosen, window), q, k, v
         )
         return out, *pull(d_out)
 
@@ -75,7 +81,7 @@ def tree_attention_gradient(device: jax.Device) -> Case:
     )
     number = on(device, (rows, tokens), jnp.int32)
     tree = TokenTree(*[number] * 6)
-    return gradient, (queries, keys, keys, queries, tree)
+    return gradient, (queries, keys, keys, queries, tree, on(device, (), jnp.int32))
 
 
 def decode(device: jax.Device) -> Case:
@@ -88,7 +94,7 @@ def decode(device: jax.Device) -> Case:
     own_v = on(device, (rows, slots, heads, size, width), jnp.bfloat16)
     number = on(device, (rows, slots), jnp.int32)
     q = on(device, (rows, slots, heads, groups, width), jnp.bfloat16)
-    operands = (q, trunk_k, trunk_v, own_k, own_v, number, number)
+    operands = (q, trunk_k, trunk_v, own_k, own_v, number, number, number)
     return functools.partial(tree_decode.tree_decode, keys=keys), operands
 
 

@@ -17,7 +17,6 @@ GOLDEN = Path(__file__).parent / "golden"
 SMALL = {
     "vocab_size": 256,
     "num_hidden_layers": 2,
-    "hidden_act": "silu",
     "bos_token_id": None,
     "eos_token_id": 2,
     "dtype": "float32",
@@ -58,6 +57,16 @@ CONFIGS = {
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         tie_word_embeddings=False, use_sliding_window=False, **SMALL,
     ),
+    "gemma3": transformers.Gemma3TextConfig(
+        hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        intermediate_size=96, rms_norm_eps=1e-6, max_position_embeddings=131072,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        query_pre_attn_scalar=21, sliding_window=8, tie_word_embeddings=True, pad_token_id=None,
+        **SMALL | {"num_hidden_layers": 6},
+    ),
 }  # fmt: skip
 TEXT = """<|im_start|>user
 Fix the failing test in tests/test_parser.py<|im_end|>
@@ -74,8 +83,8 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Weights large enough that norms, biases and positions all show in the logits."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name:
-            parameter.data = 1 + 0.2 * noise
+        if "norm" in name:  # those of Gemma are what is added to 1
+            parameter.data = (0 if parameter.mean() == 0 else 1) + 0.2 * noise
         elif parameter.ndim == 1:
             parameter.data = 0.5 * noise
         else:

@@ -5,25 +5,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pivotrl_jax.models import ModelConfig, init
+from pivotrl_jax.models import ModelConfig
 from pivotrl_jax.models.cache import Cache, LayerCache, extend, prefill, trunk_cache, unstack
-from pivotrl_jax.models.presets import (
-    LLAMA_3_2_1B,
-    QWEN_2_5_0_5B,
-    QWEN_3_0_6B,
-    QWEN_3_30B_A3B,
-    SMOLLM2_135M,
-    shrink,
-)
 
 ROWS, ROOM, PIECES, SIZE = 3, 160, 4, 16
-small = partial(shrink, vocab=64, width=32, layers=2, kv_heads=2, head_dim=16, ffn=48)
-PUBLISHED = (SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B, QWEN_3_30B_A3B)
-CONFIGS = [small(cfg) for cfg in PUBLISHED]
 Piece = tuple[int, int, int]  # row, first token, tokens
 read_at_once = jax.jit(prefill, static_argnames="cfg")
 read_pieces = jax.jit(extend, static_argnames="cfg")
@@ -60,12 +48,11 @@ def stale(cfg: ModelConfig) -> Cache:
     return jax.tree.map(filled, trunk_cache(cfg, ROWS, ROOM))
 
 
-@pytest.mark.parametrize("cfg", CONFIGS, ids=lambda cfg: cfg.name)
 @settings(max_examples=6)
 @given(case=calls())
-def test_pieces_read_one_after_the_other_are_the_trunk(cfg, case):
+def test_pieces_read_one_after_the_other_are_the_trunk(family, case):
     lengths, schedule = case
-    params = init(jax.random.key(2), cfg)
+    cfg, params = family.cfg, family.params
     layers = unstack(params.layers, cfg.layers)
     tokens_RL = np.random.default_rng(0).integers(cfg.vocab, size=(ROWS, ROOM))
     hidden_RLD, whole = read_at_once(params, cfg, jnp.asarray(tokens_RL, jnp.int32))

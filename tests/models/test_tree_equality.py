@@ -1,7 +1,7 @@
 """One token tree gives the log-probs, losses and gradients of one causal row per sample."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pivotrl_jax.models import ModelConfig, Params, init
-from pivotrl_jax.models.presets import (
-    LLAMA_3_2_1B,
-    QWEN_2_5_0_5B,
-    QWEN_3_0_6B,
-    QWEN_3_30B_A3B,
-    SMOLLM2_135M,
-    shrink,
-)
+from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.objectives import PolicySettings, loss_count, policy_loss
 from pivotrl_jax.training import token_logprobs
 from pivotrl_jax.trees import TokenTree, Tree, build_row, stack
@@ -46,14 +38,6 @@ class Batch(NamedTuple):
     weight: np.ndarray
     sample: np.ndarray
     of: np.ndarray  # number of every scored token among all tokens of all samples
-
-
-def small(cfg: ModelConfig) -> ModelConfig:
-    return shrink(cfg, vocab=VOCAB, width=32, layers=2, kv_heads=2, head_dim=16, ffn=48)
-
-
-PUBLISHED = (SMOLLM2_135M, LLAMA_3_2_1B, QWEN_2_5_0_5B, QWEN_3_0_6B, QWEN_3_30B_A3B)
-CONFIGS = [small(c) for c in PUBLISHED]
 
 
 def pad(parts: list[np.ndarray], width: int) -> np.ndarray:
@@ -103,13 +87,6 @@ MOST = 128  # scored tokens of all samples
 TREES, FLAT, COUNT = layouts(TRUNKS)
 
 
-def parameters(cfg: ModelConfig) -> Params:
-    """Norms and biases differ from their initial ones and zeros too: no feature drops out."""
-    params = init(jax.random.key(0), cfg)
-    noise = init(jax.random.key(1), cfg)
-    return jax.tree.map(lambda x, y: x + 0.1 * (1 + jnp.flip(x)) * y, params, noise)
-
-
 # Every program runs twice: compiling it well would take longer than running it.
 @partial(
     jax.jit,
@@ -141,19 +118,13 @@ def deviation(ours: jax.Array, theirs: jax.Array) -> float:
     return float(jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs))
 
 
-# One of the two is enough for experts, whose programs take longest to compile.
-@pytest.mark.parametrize(
-    ("cfg", "remat"),
-    [(cfg, remat) for cfg in CONFIGS for remat in (("dots",) if cfg.experts else ("dots", "full"))],
-    ids=lambda value: getattr(value, "name", value),
-)
-def test_tree_equals_flat_rows(cfg, remat):
-    flat_grads = assert_equal(cfg, remat, TREES, FLAT, COUNT)
+def test_tree_equals_flat_rows(family):
+    flat_grads = assert_equal(family, "dots", TREES, FLAT, COUNT)
     assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(flat_grads)) > 1e-4
 
 
-def assert_equal(cfg: ModelConfig, remat: str, trees: Batch, flat: Batch, count: int) -> Params:
-    params = parameters(cfg)
+def assert_equal(family: Any, remat: str, trees: Batch, flat: Batch, count: int) -> Params:
+    cfg, params = family.cfg, family.params
     with jax.default_matmul_precision("highest"):
         (loss, logp), grads = loss_and_gradients(params, cfg, trees, remat)
         (flat_loss, flat_logp), flat_grads = loss_and_gradients(params, cfg, flat, remat)
@@ -179,15 +150,16 @@ def forests(draw: st.DrawFn) -> dict[int, Samples]:
     return found
 
 
-@settings(max_examples=12)
-@given(forests())
-def test_any_forest_equals_its_flat_rows(forest):
-    assert_equal(CONFIGS[0], "full", *layouts(forest))
+@settings(max_examples=4)
+@given(forest=forests())
+def test_any_forest_equals_its_flat_rows(family, forest):
+    # The other remat, but for experts, whose programs take longest to compile.
+    assert_equal(family, "dots" if family.cfg.experts else "full", *layouts(forest))
 
 
-def test_the_comparison_notices_one_token_seen_too_many():
+def test_the_comparison_notices_one_token_seen_too_many(family):
     """A sample that sees one token of its trunk beyond its pivot."""
-    cfg, params = CONFIGS[0], parameters(CONFIGS[0])
+    cfg, params = family.cfg, family.params
     leak = (TREES.tree.segments == 3) & (TREES.tree.prefix == 120)
     leaky = TREES._replace(tree=TREES.tree.replace(prefix=TREES.tree.prefix + leak))
     with jax.default_matmul_precision("highest"):

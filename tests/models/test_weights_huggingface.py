@@ -18,56 +18,6 @@ from pivotrl_jax.models.params import Params
 from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings
 
 GOLDEN = Path(__file__).parent / "golden"
-NAMES = ["smollm2", "llama31", "qwen25", "qwen3", "qwen3_moe"]
-SMALL = {"vocab": 256, "layers": 2, "ffn": 96}
-SHRUNKEN = {
-    "smollm2": presets.shrink(presets.SMOLLM2_135M, width=48, kv_heads=2, head_dim=8, **SMALL),
-    "qwen25": presets.shrink(presets.QWEN_2_5_0_5B, width=56, kv_heads=1, head_dim=8, **SMALL),
-    "qwen3": presets.shrink(presets.QWEN_3_0_6B, width=48, kv_heads=2, head_dim=16, **SMALL),
-    "qwen3_moe": presets.shrink(
-        presets.QWEN_3_30B_A3B, width=48, kv_heads=1, head_dim=16, **(SMALL | {"ffn": 24})
-    ),
-}
-PUBLISHED = {
-    "Llama-3.2-1B": {
-        "model_type": "llama", "attention_bias": False, "head_dim": 64, "hidden_act": "silu",
-        "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072,
-        "mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 16,
-        "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
-        "rope_scaling": {
-            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-            "original_max_position_embeddings": 8192, "rope_type": "llama3",
-        },
-        "tie_word_embeddings": True, "torch_dtype": "float32", "vocab_size": 128256,
-    },
-    "Qwen2.5-0.5B": {
-        "model_type": "qwen2", "hidden_act": "silu", "hidden_size": 896,
-        "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 24,
-        "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
-        "tie_word_embeddings": True, "torch_dtype": "float32", "use_sliding_window": False,
-        "vocab_size": 151936,
-    },
-    "Qwen3-4B": {
-        "model_type": "qwen3", "attention_bias": False, "head_dim": 128, "hidden_act": "silu",
-        "hidden_size": 2560, "intermediate_size": 9728, "max_position_embeddings": 40960,
-        "max_window_layers": 36, "num_attention_heads": 32, "num_hidden_layers": 36,
-        "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None,
-        "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True,
-        "torch_dtype": "float32", "use_sliding_window": False, "vocab_size": 151936,
-    },
-    "Qwen3-30B-A3B": {
-        "model_type": "qwen3_moe", "attention_bias": False, "decoder_sparse_step": 1,
-        "head_dim": 128, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 6144,
-        "max_position_embeddings": 40960, "max_window_layers": 48, "mlp_only_layers": [],
-        "moe_intermediate_size": 768, "norm_topk_prob": True, "num_attention_heads": 32,
-        "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
-        "num_key_value_heads": 4, "output_router_logits": False, "rms_norm_eps": 1e-06,
-        "rope_scaling": None, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001,
-        "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "float32",
-        "use_sliding_window": False, "vocab_size": 151936,
-    },
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -89,25 +39,9 @@ def assert_same(a: Params, b: Params) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [presets.LLAMA_3_2_1B, presets.QWEN_2_5_0_5B, presets.QWEN_3_4B, presets.QWEN_3_30B_A3B],
-    ids=lambda p: p.name,
-)
-def test_presets_are_the_published_configurations(preset):
-    assert huggingface.config_from_hf(PUBLISHED[preset.name], preset.name) == preset
-
-
-@pytest.mark.parametrize("name", SHRUNKEN)
-def test_shrinking_keeps_the_features_of_the_published_model(name):
-    published = json.loads((GOLDEN / name / "config.json").read_text())
-    assert huggingface.config_from_hf(published, SHRUNKEN[name].name) == SHRUNKEN[name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_saving_reproduces_the_tensors_and_configuration_of_transformers(name, tmp_path):
-    cfg = huggingface.read_config(GOLDEN / name)
-    huggingface.save(tmp_path / name, load(GOLDEN / name), cfg, {"a.txt": b"x"}, eos_token_id=2)
+def test_saving_reproduces_the_tensors_and_configuration_of_transformers(family, tmp_path):
+    cfg, name = family.cfg, family.directory.name
+    huggingface.save(tmp_path / name, family.params, cfg, {"a.txt": b"x"}, eos_token_id=2)
 
     theirs = load_file(GOLDEN / name / "model.safetensors")
     ours = load_file(tmp_path / name / "model.safetensors")
@@ -141,18 +75,51 @@ def test_round_trip_in_several_files_is_exact(dtype, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_loads_and_saves_sharded(name, tmp_path):
-    cfg = huggingface.read_config(GOLDEN / name)
+def test_loads_and_saves_sharded(family, tmp_path):
+    cfg = family.cfg
     mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     wanted = shardings(shapes(cfg), logical_axes(cfg), mesh)
-    params = huggingface.load(GOLDEN / name, cfg, wanted)
+    params = huggingface.load(family.directory, cfg, wanted)
 
     assert jax.tree.map(lambda x: x.sharding, params) == wanted
     assert params.embed.addressable_shards[0].data.size == params.embed.size // 4
-    assert_same(params, load(GOLDEN / name))
+    assert_same(params, family.params)
     huggingface.save(tmp_path, params, cfg)
     assert_same(load(tmp_path), params)
+
+
+@pytest.mark.parametrize(
+    ("language", "images"), [("language_model.model.", ""), ("model.language_model.", "model.")]
+)
+def test_of_a_model_that_reads_images_the_text_part_is_read(language, images, tmp_path):
+    """Under the names that transformers writes, and those that it has in memory."""
+    golden = GOLDEN / "gemma3"
+    text = json.loads((golden / "config.json").read_text())
+    outer = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    tensors = load_file(golden / "model.safetensors")
+    named = {name.replace("model.", language, 1): x for name, x in tensors.items()}
+    named |= {
+        f"{images}{part}.weight": np.ones((8, 8), np.float32)
+        for part in ("vision_tower.x", "multi_modal_projector.y")
+    }
+    save_file(named, tmp_path / "model.safetensors")
+    assert_same(load(tmp_path), load(golden))
+    exported = huggingface.config_to_hf(huggingface.read_config(tmp_path))
+    assert exported["model_type"] == "gemma3_text"
+
+
+@pytest.mark.parametrize(
+    ("preset", "facts", "named"),
+    [
+        (presets.QWEN_3_4B, {"qkv_bias": True}, "has qkv_bias=True, qk_norm=True;"),
+        (presets.QWEN_3_4B, {"query_scalar": 100}, "query_scalar=100;"),
+        (presets.GEMMA_3_1B, {"local": None}, "scaled_embed=True, query_scalar=256;"),
+    ],
+)
+def test_facts_of_no_family_are_named(preset, facts, named):
+    with pytest.raises(UserError, match=f"no Hugging Face family .*{named}"):
+        huggingface.config_to_hf(dataclasses.replace(preset, **facts))
 
 
 @pytest.mark.parametrize(
@@ -170,12 +137,33 @@ def test_loads_and_saves_sharded(name, tmp_path):
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
         ({"hidden_size": None}, "hidden_size must be an integer"),
+        ({"model_type": "gemma3_text"}, "hidden_act is 'silu'"),
     ],
 )
 def test_unsupported_configuration_is_named(fields, named, copy):
     edit_config(copy, **fields)
     with pytest.raises(UserError, match=named):
         huggingface.read_config(copy)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({"layer_types": ["full_attention"] + 5 * ["sliding_attention"]}, "layer_types is"),
+        ({"sliding_window": None}, "sliding_window must be an integer"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope_parameters.sliding_attention is",
+        ),
+    ],
+)
+def test_unsupported_gemma_is_named(fields, named):
+    published = json.loads((GOLDEN / "gemma3" / "config.json").read_text())
+    with pytest.raises(UserError, match=named):
+        huggingface.config_from_hf(published | fields)
 
 
 def test_missing_tensor_is_named(copy):

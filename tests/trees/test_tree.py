@@ -58,25 +58,28 @@ def tree_shapes(draw: st.DrawFn) -> Shape:
     return Shape(trunk, tuple(branches))
 
 
-def brute_force(shape: Shape) -> np.ndarray:
+def brute_force(shape: Shape, window: int = SIZE) -> np.ndarray:
     mask = np.eye(SIZE, dtype=bool)
     for sequence in shape.sequences():
         for place, token in enumerate(sequence):
-            mask[token, sequence[: place + 1]] = True
+            mask[token, sequence[max(0, place + 1 - window) : place + 1]] = True
     return mask
 
 
 @jax.jit
-def masks(tree: TokenTree) -> tuple[jax.Array, jax.Array]:
+def masks(tree: TokenTree, window: int | None = None) -> tuple[jax.Array, jax.Array]:
     apart = np.r_[0:16, 20:32]
-    return visible(tree, slice(0, SIZE), np.arange(SIZE)), visible(tree, slice(24, 32), apart)
+    return (
+        visible(tree, slice(0, SIZE), np.arange(SIZE), window),
+        visible(tree, slice(24, 32), apart, window),
+    )
 
 
-@given(st.lists(tree_shapes(), min_size=2, max_size=2))
-def test_a_token_sees_its_own_sequence_up_to_itself(forest):
+@given(st.lists(tree_shapes(), min_size=2, max_size=2), st.none() | st.integers(1, 24))
+def test_a_token_sees_its_own_sequence_up_to_itself(forest, window):
     tree = stack([build_row([Tree(*shape.row())], SIZE) for shape in forest])
-    whole, block = masks(tree)
-    expected = np.stack([brute_force(shape) for shape in forest])
+    whole, block = masks(tree, window)
+    expected = np.stack([brute_force(shape, window or SIZE) for shape in forest])
     np.testing.assert_array_equal(whole, expected)
     np.testing.assert_array_equal(block, expected[:, 24:32][..., np.r_[0:16, 20:32]])
 

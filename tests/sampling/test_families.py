@@ -1,0 +1,43 @@
+"""What the sampler reports of every family's samples, against plain forward passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivotrl_jax.models import logits
+from pivotrl_jax.parallel import MeshSettings, make_mesh
+from pivotrl_jax.sampling import EngineSettings, Request, SamplingSettings, sample
+
+ENDS = (3, 7)
+HOT = SamplingSettings(temperature=1.3, max_tokens=12)
+ENGINE = EngineSettings(rows=2, slots=8, chunk=6, row_multiple=32)
+SAMPLES = 4
+SIZE = 48
+# Turns of two trunks, longer than any window: at their ends, and within, where experts draft.
+TURNS = [[(30, 30), (11, 17)], [(23, 23), (2, 5)]]
+read = jax.jit(logits, static_argnums=1, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def test_samples_have_the_log_probs_of_a_forward_pass(family):
+    rng = np.random.default_rng(0)
+    trunks = [rng.integers(1, family.cfg.vocab, own[0][0]).astype(np.int32) for own in TURNS]
+    requests = [
+        [Request(start, end, 100 * row + start, k) for start, end in own for k in range(SAMPLES)]
+        for row, own in enumerate(TURNS)
+    ]
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+    key = jax.random.key(3)
+    served = dict(sample(family.params, family.cfg, trunks, requests, key, ENDS, HOT, ENGINE, mesh))
+    flat, found = [], []
+    for row, own in enumerate(requests):
+        for request, drawn in zip(own, served[row], strict=True):
+            history = trunks[row][: request.start]
+            flat.append(np.pad(np.concatenate([history, drawn.tokens]), (0, SIZE))[:SIZE])
+            found.append((request.start, drawn))
+    z_RTV = read(family.params, family.cfg, jnp.asarray(flat))
+    for (start, drawn), z_TV in zip(found, z_RTV, strict=True):
+        before = z_TV[start - 1 : start - 1 + len(drawn.tokens)]
+        for reported, temperature in ((drawn.behaviour, HOT.temperature), (drawn.plain, 1.0)):
+            logp_TV = jax.nn.log_softmax(before / temperature)
+            expected = np.take_along_axis(np.asarray(logp_TV), drawn.tokens[:, None], axis=1)
+            np.testing.assert_allclose(reported, expected[:, 0], rtol=1e-4, atol=1e-4)
