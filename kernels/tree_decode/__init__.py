@@ -1,3 +1,4 @@
 """One decoding step's attention: slots that share a trunk, each with tokens of its own."""
 
 from kernels.tree_decode.api import tree_decode as tree_decode
+from kernels.tree_decode.write import append as append

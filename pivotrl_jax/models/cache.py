@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from kernels.backend import on_mesh
 from kernels.tree_attention import tree_attention
-from kernels.tree_decode import tree_decode
+from kernels.tree_decode import append, tree_decode
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.params import LayerParams, Params
 from pivotrl_jax.models.transformer import LayerKind, embedded, layer, layer_kinds, rms_norm
@@ -160,13 +160,11 @@ def decode_step(
 ) -> tuple[Float[Array, "R B D"], Cache]:
     """Feeds token number `step` of every branch; returns final hidden states and grown caches."""
     x = embedded(params, cfg, tokens_RB)
-    row, branch = jnp.indices(tokens_RB.shape, sparse=True)
     kinds = unstack(layer_kinds(cfg), cfg.layers)
     grown: Cache = []
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        k = own[index].k.at[row, branch, :, :, step_RB].set(k)
-        v = own[index].v.at[row, branch, :, step_RB].set(v)
+        k, v = append(own[index].k, own[index].v, k, v, step_RB)
         grown.append(LayerCache(k, v))
         of_trunk, window = trunk[index], kinds[index].window
         return tree_decode(q, of_trunk.k, of_trunk.v, k, v, start_RB, step_RB, window)

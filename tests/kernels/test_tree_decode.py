@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from kernels.tree_decode import pallas, tree_decode
+from kernels.backend import on_mesh
+from kernels.tree_decode import pallas, tree_decode, write
 from kernels.tree_decode import xla as xla_form
 from kernels.tree_decode.api import AXES
 from kernels.tree_decode.blocks import keys_per_block
@@ -159,3 +160,25 @@ def test_what_cannot_run_is_refused():
         tree_decode(*operands(), START, STEP, implementation="pallass")
     with pytest.raises(UserError, match="tree_decode: 'pallas' needs a TPU"):
         tree_decode(*operands(), START, STEP, implementation="pallas")
+
+
+def test_every_slot_gets_its_key_and_value_in_its_own_place():
+    """On a mesh too, and of an idle slot (-1) in the last place; against a loop over slots."""
+    rng = np.random.default_rng(5)
+    rows, slots, heads, width, size = 4, 3, 2, 4, 6
+    own_k = rng.normal(size=(rows, slots, heads, width, size)).astype(np.float32)
+    own_v = rng.normal(size=(rows, slots, heads, size, width)).astype(np.float32)
+    k, v = rng.normal(size=(2, rows, slots, heads, width)).astype(np.float32)
+    step = rng.integers(-1, size, (rows, slots)).astype(np.int32)
+    wanted_k, wanted_v = own_k.copy(), own_v.copy()
+    for r, b in np.ndindex(rows, slots):
+        wanted_k[r, b, :, :, step[r, b]] = k[r, b]
+        wanted_v[r, b, :, step[r, b]] = v[r, b]
+    mesh = make_mesh(MeshSettings(2, 1, 2), jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        on_devices = jax.jit(on_mesh(write.slot_by_slot, write.AXES))(own_k, own_v, k, v, step)
+    alone = jax.jit(write.slot_by_slot)(own_k, own_v, k, v, step)
+    scattered = jax.jit(write.scattered)(own_k, own_v, k, v, step)
+    for found_k, found_v in (on_devices, alone, scattered):
+        np.testing.assert_array_equal(found_k, wanted_k)
+        np.testing.assert_array_equal(found_v, wanted_v)
