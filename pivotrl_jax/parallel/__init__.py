@@ -1,6 +1,7 @@
-"""Mesh and sharding table."""
+"""Mesh, sharding table and compiler flags."""
 
 from pivotrl_jax.parallel.mesh import AXES, MeshSettings, make_mesh
+from pivotrl_jax.parallel.platform import VARIABLES, set_flags
 from pivotrl_jax.parallel.sharding import (
     constrain,
     put_rows,
@@ -13,6 +14,7 @@ from pivotrl_jax.parallel.sharding import (
 
 __all__ = [
     "AXES",
+    "VARIABLES",
     "MeshSettings",
     "constrain",
     "make_mesh",
@@ -20,6 +22,7 @@ __all__ = [
     "replicated",
     "row_shards",
     "rows",
+    "set_flags",
     "shardings",
     "spec",
 ]
