@@ -17,6 +17,7 @@ and the arms of later commands take their rates from there; variants of PivotRL 
 import importlib
 import itertools
 import operator
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,13 +32,13 @@ from experiments.arms import Arm, Study
 from experiments.config import from_config
 from experiments.context import use_compilation_cache, write_json
 from experiments.memory import use_huge_pages
-from experiments.run import CONFIG, WORKDIR, friendly
+from experiments.run import CONFIG, WORKDIR, XLA_FLAGS, friendly
 from experiments.settings import Settings
 from experiments.study_runs import Work, run_all, settings_of
 from experiments.study_summary import choices, summary
 from experiments.tune import VALIDATION, choice, trials, tuned, with_overrides
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.parallel import make_mesh
+from pivotrl_jax.parallel import make_mesh, set_flags
 
 SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds of every arm.", lower_bound=1)
 CHOSEN = flags.DEFINE_list("arms", None, "These arms only; by default all of the study's.")
@@ -113,6 +114,8 @@ def main(argv: list[str]) -> None:
     settings = from_config(Settings, config)
     require_episodes(settings, file)
     workdir = Path(WORKDIR.value or f"runs/study-{settings.name}-{settings.preset}")
+    if XLA_FLAGS.value:
+        set_flags(os.environ)
     require_cpu(JOBS.value)
     use_compilation_cache()
     arms = chosen(study.arms, CHOSEN.value)

@@ -23,9 +23,10 @@ from pivotrl_jax.environments import Environment, InterCodeSql, TextWorldGames
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
 from pivotrl_jax.models.pretrained import Pretrained, default_cache, resolve
-from pivotrl_jax.parallel import make_mesh, shardings
+from pivotrl_jax.parallel import VARIABLES, make_mesh, shardings
 from pivotrl_jax.pivots import Judging, Truncated
 from pivotrl_jax.text import Tokenizer
+from pivotrl_jax.training import TraceSteps, Watch
 
 # Streams of the run's random key.
 PROFILE, EVALUATE, TRAIN, END_TO_END = 1, 2, 3, 4
@@ -35,11 +36,17 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's settings, work directory and devices; models and domains are made on first use."""
+    """A run's settings, work directory and devices, and the steps to trace; models and domains are
+    made on first use."""
 
     settings: Settings
     workdir: Path
     mesh: Mesh
+    trace: TraceSteps | None = None
+
+    @cached_property
+    def watch(self) -> Watch:
+        return Watch()
 
     @cached_property
     def pretrained(self) -> Pretrained:
@@ -105,17 +112,31 @@ class Run:
 
 
 def use_compilation_cache() -> None:
-    """Programs that were compiled once are read from disk."""
-    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
+    """Programs that were compiled once are read from disk, on every platform; on GPUs, what XLA
+    tuned for them lies beside them. Variables of the environment (JAX_COMPILATION_CACHE_DIR, ...)
+    come first."""
+    own = {
+        "jax_compilation_cache_dir": str(default_cache() / "compiled"),
+        # Below a second, JAX's default: of 48 programs of a small run ten take 0.3 to 1 s.
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
+    for name, value in own.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+
+
+def compiler_flags() -> dict[str, str]:
+    """What the environment tells the compilers."""
+    return {name: os.environ[name] for name in sorted({*VARIABLES.values()}) if name in os.environ}
 
 
 def key_of(run: Run, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(run.settings.seed), stream)
 
 
-def open_run(settings: Settings, workdir: Path) -> Run:
+def open_run(settings: Settings, workdir: Path, trace: TraceSteps | None = None) -> Run:
     """Creates or reopens a work directory; UserError if it belongs to another configuration."""
-    run = Run(settings, workdir, make_mesh(settings.mesh))
+    run = Run(settings, workdir, make_mesh(settings.mesh), trace)
     # A misspelt name fails now, not after hours of sampling.
     run.judging()
     run.update_judging()
@@ -157,6 +178,7 @@ def provenance(run: Run) -> dict[str, Any]:
         | {name: version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "cpu_count": os.cpu_count(),
+        "compiler_flags": compiler_flags(),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
 

@@ -58,7 +58,15 @@ def train_on_episodes(run: Run, play: Play, tasks: Sequence[Task], params: Param
     reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
     rates = learning_rates(settings.optimizer, settings.steps)
     step = episode_step(
-        play, tasks, reference, update, settings, rates, key_of(run, END_TO_END), run.mesh
+        play,
+        tasks,
+        reference,
+        update,
+        settings,
+        rates,
+        key_of(run, END_TO_END),
+        run.mesh,
+        run.watch,
     )
     data = index_batches([1] * len(tasks), settings.tasks, run.settings.seed)
     state = run_segments(

@@ -61,6 +61,7 @@ def player(run: Run, sampling: SamplingSettings, samples: int) -> Play:
             sampling,
             run.settings.engine,
             run.mesh,
+            run.watch,
         )
 
     return play_all

@@ -38,6 +38,7 @@ from pivotrl_jax.pivots import (
     select,
     verdict_thread,
 )
+from pivotrl_jax.training import Abandoned
 
 
 def profile_stage(
@@ -64,10 +65,11 @@ def profile_stage(
         # A run that profiled once has nothing for later profiles; one without any is a mistake.
         if (other / name).exists() or not (other / "profile" / "train").exists():
             reuse(store, other / name, manifest, turns, judging)
-    done, engine = store.done(), run.settings.engine
+    done, engine, watch = store.done(), run.settings.engine, run.watch
     with (
         Progress(name, len(turns), "candidates", initial=len(done)) as bar,
         verdict_thread() as thread,
+        watch.listening(),
     ):
         batches = rollouts(
             params,
@@ -81,11 +83,18 @@ def profile_stage(
             engine,
             run.mesh,
             done,
+            device=watch,
         )
-        # Trunks that are decoded together end at about the same time.
-        for batch, judged in judged_aside(batches, judging, thread, ahead=engine.rows):
-            store.append(sample_records(batch, judged, judging))
-            bar.advance(len(batch.turns))
+        try:
+            # Trunks that are decoded together end at about the same time.
+            for batch, judged in judged_aside(batches, judging, thread, ahead=engine.rows):
+                # A signal to all processes may have ended those of a verifier.
+                watch.check()
+                store.append(sample_records(batch, judged, judging))
+                bar.advance(len(batch.turns))
+        except Abandoned:
+            kept = f"{len(store.done())} of {len(turns)} candidates"
+            raise watch.stopped(f"in {name}; the samples of {kept} are saved") from None
     return candidate_table(store.read(), corpus.table)
 
 

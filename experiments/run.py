@@ -10,10 +10,15 @@ command resumes. `--stage=profile` runs that stage alone, once those before it a
 
 import contextlib
 import errno
+import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import jax
 import pyarrow as pa
@@ -28,6 +33,7 @@ from experiments.context import (
     PROFILE,
     Run,
     claim,
+    compiler_flags,
     key_of,
     open_run,
     use_compilation_cache,
@@ -44,7 +50,8 @@ from experiments.train_stage import train_stage
 from experiments.update_stages import count_scored, export_stage, sft_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params
-from pivotrl_jax.training import Stopped
+from pivotrl_jax.parallel import set_flags
+from pivotrl_jax.training import SIGNALS, Stopped, parse_steps
 from pivotrl_jax.trajectories import Split
 
 DEFAULT_CONFIG = "experiments/swe.py"
@@ -60,10 +67,25 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where artifacts go; by default runs/<config>-<preset>."
 )
 STAGE = flags.DEFINE_enum("stage", None, STAGES, "Run this stage only.")
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", None, "Trace these steps of train, sft or end_to_end, such as train:10-12."
+)
+XLA_FLAGS = flags.DEFINE_bool("xla_flags", True, "Add the platform's compiler flags.")
 
 
 class Finished(Exception):
     """The stage that --stage asked for is done."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The signal `number` came where nothing is in flight that is worth saving."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
 
 
 @contextlib.contextmanager
@@ -100,6 +122,8 @@ def train_and_evaluate(run: Run, only: str | None = None) -> None:
         corpus = candidates_stage(run, trajectories)
         record.tokens = sum(map(len, corpus.trunks))
         claim(run)
+        for name, value in compiler_flags().items():
+            print(f"{name}={value}")
     policy = run.base_params()
     tables = {}
 
@@ -162,8 +186,11 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     settings = from_config(Settings, CONFIG.value)
     workdir = Path(WORKDIR.value or f"runs/{settings.name}-{settings.preset}")
+    trace = parse_steps(PROFILE_STEPS.value, steps_of(settings)) if PROFILE_STEPS.value else None
+    if XLA_FLAGS.value:
+        set_flags(os.environ)
     use_compilation_cache()
-    run = open_run(settings, workdir)
+    run = open_run(settings, workdir, trace)
     with jax.set_mesh(run.mesh):
         try:
             execute(run, STAGE.value)
@@ -171,8 +198,19 @@ def main(argv: list[str]) -> None:
             print(f"stage {STAGE.value} is done: {workdir}")
 
 
+def steps_of(settings: Settings) -> dict[str, int | None]:
+    """The steps of every stage that trains; those of SFT follow from the number of trajectories."""
+    return {
+        "train": settings.train.steps,
+        "sft": None if settings.sft.epochs else 0,
+        "end_to_end": settings.end_to_end.steps,
+    }
+
+
 def friendly(entry: Callable[[list[str]], None]) -> None:
     """Runs absl's main; what the user can mend ends in one sentence instead of a traceback."""
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         app.run(entry, flags_parser=parse)
     except UserError as error:
@@ -184,9 +222,17 @@ def friendly(entry: Callable[[list[str]], None]) -> None:
             f"error: the disk is full ({error.filename or error}); free some space and run "
             "the same command again, it resumes"
         )
-    except Stopped as stopped:
-        print(f"{stopped}; run the same command again to go on")
-        sys.exit(143)
+    except (Stopped, Interrupted) as stopped:
+        command = shlex.join(["python", *sys.orig_argv[1:]])
+        print(f"{stopped}; run the same command again to go on: {command}")
+        sys.exit(128 + stopped.number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Between the stages that end in their own way: what is on disk is whole or absent."""
+    for again in SIGNALS:
+        signal.signal(again, signal.SIG_DFL)
+    raise Interrupted(number)
 
 
 def parse(argv: list[str]) -> list[str]:

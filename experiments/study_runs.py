@@ -52,9 +52,15 @@ def run_all(
     # A process for each run: what it compiled and allocated ends with it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
-        for arm, seed in _in_turn(pool, config, work, first, workdir, jobs):
-            print(f"== {arm.title}, seed {seed}: done", flush=True)
-            yield arm, seed
+        try:
+            for arm, seed in _in_turn(pool, config, work, first, workdir, jobs):
+                print(f"== {arm.title}, seed {seed}: done", flush=True)
+                yield arm, seed
+        except KeyboardInterrupt:
+            # SIGTERM, upon which a run saves, may have come to this process alone.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def _in_turn(

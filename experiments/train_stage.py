@@ -73,6 +73,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             mesh=run.mesh,
             thread=threads.enter_context(verdict_thread()),
             observe=choice.observe,
+            watch=run.watch,
         )
         if not settings.overlap:
             return Segment(profile.step, step, choice.data)

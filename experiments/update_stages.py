@@ -17,8 +17,10 @@ from pivotrl_jax.pivots import Turn
 from pivotrl_jax.training import (
     Batches,
     Checkpointer,
+    Goodput,
     MetricWriter,
     Step,
+    Tracer,
     TrainState,
     in_micro_batches,
     index_batches,
@@ -50,8 +52,9 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             multiple=settings.row_multiple,
             shards=row_shards(run.mesh),
         )
-        state, metrics = update(state, batch)
-        scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        with run.watch("update"):
+            state, metrics = update(state, batch)
+            scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
         return state, scalars | {"lr": rates[number]}
 
     sizes = [max(end for _, end in spans) for _, spans in examples]
@@ -110,9 +113,11 @@ def run_segments(
     if restored != steps:
         with (
             MetricWriter(directory, restored, run.settings.wandb_project) as writer,
+            Tracer(name, run.workdir / "trace" / name, run.trace) as tracer,
             Progress(name, steps, "steps", initial=restored or 0) as bar,
         ):
             history = json_lines(directory / "metrics.jsonl")
+            goodput = Goodput(directory, history, run.watch)
             while len(history) < steps:
                 now = segment(state, history)
                 if len(history) > now.first:
@@ -123,7 +128,7 @@ def run_segments(
                     return ended(history[first:])
 
                 state = run_steps(
-                    now.step,
+                    tracer.around(goodput.around(now.step)),
                     state,
                     steps=steps,
                     data=now.data,
@@ -133,7 +138,9 @@ def run_segments(
                     bar=bar,
                     note=note,
                     until=until,
+                    watch=run.watch,
                 )
+        print(f"{name}: {goodput.summary()}")
     checkpointer.close()
     return state
 

@@ -54,11 +54,12 @@ def score(
     shards: Shards | None = None,
 ) -> LogProbs:
     """`linear_logprob` of rows of tokens: log-prob, log-sum-exp and entropy [R, A]."""
-    flat = linear_logprob(
-        hidden_RAD.reshape(-1, hidden_RAD.shape[-1]),
-        head_VD,
-        labels_RA.reshape(-1),
-        temperature=temperature,
-        shards=shards,
-    )
+    with jax.named_scope("logprob"):
+        flat = linear_logprob(
+            hidden_RAD.reshape(-1, hidden_RAD.shape[-1]),
+            head_VD,
+            labels_RA.reshape(-1),
+            temperature=temperature,
+            shards=shards,
+        )
     return jax.tree.map(lambda x: x.reshape(labels_RA.shape), flat)

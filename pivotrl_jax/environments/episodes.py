@@ -5,6 +5,7 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 
+import jax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -20,7 +21,7 @@ from pivotrl_jax.environments.types import (
 )
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings, Session
+from pivotrl_jax.sampling import DeviceCalls, EngineSettings, Sample, SamplingSettings, Session
 from pivotrl_jax.trajectories import Message
 
 
@@ -64,6 +65,7 @@ def play(
     sampling: SamplingSettings,
     engine: EngineSettings,
     mesh: Mesh,
+    device: DeviceCalls = jax.profiler.TraceAnnotation,
 ) -> list[Played]:
     """Plays `samples` episodes of every task, in the order of the tasks.
 
@@ -90,6 +92,7 @@ def play(
         sampling,
         engine.chunk,
         mesh,
+        device,
     )
     _finish(waiting, session, limits, room)
     return [_played(each) for each in everyone]
@@ -105,7 +108,8 @@ def _finish(waiting: deque[_Running], session: Session, limits: EpisodeSettings,
             playing[row] = waiting.popleft()
             _ask(session, row, playing[row])
         for row, drawn in session.step():
-            _take(playing[row], drawn, limits, room)
+            with jax.profiler.TraceAnnotation("environment"):
+                _take(playing[row], drawn, limits, room)
             if playing[row].ending is None:
                 _ask(session, row, playing[row])
             else:

@@ -1,6 +1,7 @@
-"""Mesh and sharding table."""
+"""Mesh, sharding table and compiler flags."""
 
 from pivotrl_jax.parallel.mesh import AXES, MeshSettings, make_mesh
+from pivotrl_jax.parallel.platform import VARIABLES, set_flags
 from pivotrl_jax.parallel.sharding import (
     abstract_rows,
     constrain,
@@ -15,6 +16,7 @@ from pivotrl_jax.parallel.sharding import (
 
 __all__ = [
     "AXES",
+    "VARIABLES",
     "MeshSettings",
     "abstract_rows",
     "constrain",
@@ -24,6 +26,7 @@ __all__ = [
     "replicated",
     "row_shards",
     "rows",
+    "set_flags",
     "shardings",
     "spec",
 ]

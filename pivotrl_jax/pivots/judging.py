@@ -114,9 +114,11 @@ def reward(rollout: Rollouts, checked: Sequence[Sequence[Checked]], judging: Jud
     numbers = {domain: number for number, domain in enumerate(judging.domains)}
     recipe_P = np.array([numbers[turn.domain] for turn in rollout.turns], np.int32)
     arrays = jax.device_put((criteria_PKC, valid_PK, recipe_P))
+    with jax.profiler.TraceAnnotation("reward"):
+        rewards_PK = jax.device_get(rewards_by_recipe(*arrays, judging.recipes))
     return Judged(
         criteria_PKC,
-        jax.device_get(rewards_by_recipe(*arrays, judging.recipes)),
+        rewards_PK,
         valid_PK,
         malformed_PK=np.array([[bool(one.parsed.problems) for one in own] for own in checked]),
         texts=[[one.text for one in own] for own in checked],
@@ -140,7 +142,8 @@ def _verdicts(
         asked = [
             (turns[i].expert, p, turns[i].context) for (i, _), p in zip(places, parsed, strict=True)
         ]
-        verdicts = verify_many(grading.verifier, asked)
+        with jax.profiler.TraceAnnotation("verify"):
+            verdicts = verify_many(grading.verifier, asked)
         for (i, j), p, verdict in zip(places, parsed, verdicts, strict=True):
             yield (i, j), Checked(texts[i][j], p, verdict)
 

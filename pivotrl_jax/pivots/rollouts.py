@@ -4,12 +4,20 @@ import dataclasses
 import zlib
 from collections.abc import Iterator, Sequence, Set
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
+from pivotrl_jax.sampling import (
+    DeviceCalls,
+    EngineSettings,
+    Request,
+    Sample,
+    SamplingSettings,
+    sample,
+)
 from pivotrl_jax.text import Tokenizer
 from pivotrl_jax.trajectories import NO_CONTEXT, Action, Context
 from pivotrl_jax.trees import chunks
@@ -75,6 +83,8 @@ def rollouts(
     engine: EngineSettings,
     mesh: Mesh,
     done: Set[str] = frozenset(),
+    *,
+    device: DeviceCalls = jax.profiler.TraceAnnotation,
 ) -> Iterator[Rollouts]:
     """`samples` actions at every turn of `rows`, one `Rollouts` a row, in the order they end.
 
@@ -92,7 +102,8 @@ def rollouts(
     histories = [trunks[trunk] for trunk, _ in rows]
     finished = {i for i, (_, part) in enumerate(rows) if {t.id for t in part} <= done}
     served = sample(
-        params, cfg, histories, requests, key, tokenizer.ends, sampling, engine, mesh, finished
-    )
+        params, cfg, histories, requests, key, tokenizer.ends, sampling, engine, mesh, finished,
+        device=device,
+    )  # fmt: skip
     for number, out in served:
         yield Rollouts(rows[number][1], chunks(out, samples))

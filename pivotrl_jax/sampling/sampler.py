@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Bool, Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.parallel import put_rows, row_shards
@@ -14,14 +14,13 @@ from pivotrl_jax.sampling.drafts import follow_experts, groups
 from pivotrl_jax.sampling.engine import (
     Drawn,
     Refill,
-    Slots,
     advance,
     decoding_layers,
     idle_slots,
     load_trunks,
 )
 from pivotrl_jax.sampling.tokens import SamplingSettings, sample_keys
-from pivotrl_jax.sampling.types import EngineSettings, Request, Sample
+from pivotrl_jax.sampling.types import DeviceCalls, EngineSettings, Request, Sample
 from pivotrl_jax.trees import chunks, round_up
 
 
@@ -59,6 +58,8 @@ def sample(
     engine: EngineSettings,
     mesh: Mesh,
     done: Collection[int] = (),
+    *,
+    device: DeviceCalls = jax.profiler.TraceAnnotation,
 ) -> Iterator[tuple[int, list[Sample]]]:
     """Serves the requests of every trunk; yields (number of the trunk, its samples) as they end.
 
@@ -78,21 +79,27 @@ def sample(
     while pending or any(row.trunk >= 0 for row in rows):
         for numbers, places in _assign(rows, pending, mesh):
             tokens_QL = np.stack([_padded(trunks[number], length) for number in numbers])
-            slots, hidden_QLD = load_trunks(
-                params, cfg, slots, *put_rows((tokens_QL, places), mesh)
-            )
+            with device("prefill"):
+                slots, hidden_QLD = load_trunks(
+                    params, cfg, slots, *put_rows((tokens_QL, places), mesh)
+                )
             wanted = [
                 requests[n] if p < len(rows) else () for n, p in zip(numbers, places, strict=True)
             ]
-            drafts = follow_experts(
-                params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh
-            )
+            with device("draft"):
+                drafts = follow_experts(
+                    params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh
+                )
             for number, place, own, drafted in zip(numbers, places, wanted, drafts, strict=True):
                 if place < len(rows):
                     rows[place].serve(number, own, drafted)
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
-        slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
-        _harvest(slots, rows, ends)
+        with device("decode"):
+            slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
+            running, lengths, drawn = jax.device_get(
+                (slots.running_RB, slots.length_RB, slots.drawn)
+            )
+        _harvest(running, lengths, drawn, rows, ends)
         for row in rows:
             if row.finished:
                 yield row.trunk, [row.done[i] for i in range(len(row.done))]
@@ -160,14 +167,19 @@ def _next(rows: Sequence[_Row], key: PRNGKeyArray, slots: int, cap: int, mesh: M
     return Refill(fresh_RB, start_RB, drafted_RB, drawn, keys)
 
 
-def _harvest(slots: Slots, rows: Sequence[_Row], ends: tuple[int, ...]) -> None:
+def _harvest(
+    running_RB: Bool[np.ndarray, "R B"],
+    length_RB: Int[np.ndarray, "R B"],
+    drawn: Drawn,
+    rows: Sequence[_Row],
+    ends: tuple[int, ...],
+) -> None:
     """Moves the samples of ended slots to their rows' `done` and frees the slots."""
-    running, length, drawn = jax.device_get((slots.running_RB, slots.length_RB, slots.drawn))
     for place, row in enumerate(rows):
-        for slot in [slot for slot in row.in_slot if not running[place, slot]]:
+        for slot in [slot for slot in row.in_slot if not running_RB[place, slot]]:
             number, drafted = row.in_slot.pop(slot)
             at = (place, slot)
-            row.done[number] = drawn_in(drawn, at, length[at], ends, drafted)
+            row.done[number] = drawn_in(drawn, at, length_RB[at], ends, drafted)
 
 
 def drawn_in(

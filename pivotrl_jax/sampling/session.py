@@ -21,7 +21,7 @@ from pivotrl_jax.sampling.engine import (
 )
 from pivotrl_jax.sampling.sampler import drawn_in
 from pivotrl_jax.sampling.tokens import SamplingSettings, sample_keys
-from pivotrl_jax.sampling.types import Sample
+from pivotrl_jax.sampling.types import DeviceCalls, Sample
 from pivotrl_jax.trees import round_up
 
 # Tokens of a piece of text, the most that a row reads at a time. Shorter ones are padded.
@@ -57,12 +57,13 @@ class Session:
         sampling: SamplingSettings,
         chunk: int,
         mesh: Mesh,
+        device: DeviceCalls = jax.profiler.TraceAnnotation,
     ) -> None:
         shards = row_shards(mesh)
         self.rows = round_up(rows, shards)
         self._params, self._cfg, self._layers = params, cfg, decoding_layers(params, cfg)
         self._slots = idle_slots(cfg, sampling, (self.rows, 1), length)
-        self._length, self._chunk, self._mesh = length, chunk, mesh
+        self._length, self._chunk, self._mesh, self._device = length, chunk, mesh, device
         self._key, self._ends, self._sampling = key, ends, sampling
         zeros = np.zeros((self.rows, 1, sampling.max_tokens), np.float32)
         tokens, drafted = zeros.astype(np.int32), np.zeros((self.rows, 1), np.int32)
@@ -97,19 +98,23 @@ class Session:
     def step(self) -> list[tuple[int, Sample]]:
         """Reads all that was asked for and decodes a chunk; turns that ended, and their rows."""
         self._read()
-        self._slots = slots = advance(
-            self._params,
-            self._layers,
-            self._cfg,
-            self._slots,
-            self._refill(),
-            self._sampling,
-            self._ends,
-            self._chunk,
-        )
+        refill = self._refill()
+        with self._device("decode"):
+            self._slots = slots = advance(
+                self._params,
+                self._layers,
+                self._cfg,
+                self._slots,
+                refill,
+                self._sampling,
+                self._ends,
+                self._chunk,
+            )
+            running, length, drawn = jax.device_get(
+                (slots.running_RB, slots.length_RB, slots.drawn)
+            )
         self._sampled |= self._asked.keys()
         self._asked = {}
-        running, length, drawn = jax.device_get((slots.running_RB, slots.length_RB, slots.drawn))
         ended = [row for row in sorted(self._sampled) if not running[row, 0]]
         self._sampled -= {*ended}
         return [(row, drawn_in(drawn, (row, 0), length[row, 0], self._ends)) for row in ended]
@@ -119,7 +124,10 @@ class Session:
         while any(self._unread):
             now = [[own.popleft() for _ in range(min(most, len(own)))] for own in self._unread]
             pieces = put_rows(_arrays(now, most, self._length), self._mesh)
-            self._slots = extend_trunks(self._params, self._layers, self._cfg, self._slots, *pieces)
+            with self._device("prefill"):
+                self._slots = extend_trunks(
+                    self._params, self._layers, self._cfg, self._slots, *pieces
+                )
 
     def _refill(self) -> Refill:
         shape = (self.rows, 1)

@@ -1,6 +1,8 @@
 """What is asked of the sampler, and what it gives."""
 
 import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -50,3 +52,8 @@ class EngineSettings:
     chunk: int = 8
     row_multiple: int = 512
     most: int | None = None
+
+
+# `with device("decode"): ...` stands around a call of the devices and the wait for its results. It
+# may raise before the call, which ends the sampling. `jax.profiler.TraceAnnotation` is one.
+DeviceCalls = Callable[[str], AbstractContextManager[object]]

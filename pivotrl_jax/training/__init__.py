@@ -11,12 +11,14 @@ from pivotrl_jax.training.batches import (
 from pivotrl_jax.training.checkpoints import Checkpointer
 from pivotrl_jax.training.data import Batches, index_batches, length_batches, mixed_batches
 from pivotrl_jax.training.end_to_end import EndToEndSettings, Play, episode_step
-from pivotrl_jax.training.loop import Step, Stopped, run_steps
+from pivotrl_jax.training.goodput import Goodput
+from pivotrl_jax.training.loop import Step, run_steps
 from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.online import OnlineBatches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
 from pivotrl_jax.training.pivotrl import Observe, PivotStep, TrainSettings
+from pivotrl_jax.training.tracing import Tracer, TraceSteps, parse_steps
 from pivotrl_jax.training.update import (
     PolicyBatch,
     SupervisedBatch,
@@ -28,12 +30,16 @@ from pivotrl_jax.training.update import (
     supervised_update,
     token_logprobs,
 )
+from pivotrl_jax.training.watch import SIGNALS, Abandoned, Stopped, Watch
 
 __all__ = [
+    "SIGNALS",
+    "Abandoned",
     "Batches",
     "Checkpointer",
     "EndToEndSettings",
     "Example",
+    "Goodput",
     "MetricWriter",
     "Observe",
     "OneAhead",
@@ -45,8 +51,11 @@ __all__ = [
     "Step",
     "Stopped",
     "SupervisedBatch",
+    "TraceSteps",
+    "Tracer",
     "TrainSettings",
     "TrainState",
+    "Watch",
     "abstract_state",
     "episode_batch",
     "episode_step",
@@ -59,6 +68,7 @@ __all__ = [
     "mixed_batches",
     "new_state",
     "packed_batch",
+    "parse_steps",
     "policy_batch",
     "policy_update",
     "run_steps",

@@ -30,12 +30,16 @@ class Checkpointer:
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, data: Batches) -> None:
+    def save(
+        self, state: TrainState, data: Batches, position: dict[str, Any] | None = None
+    ) -> None:
+        """`position` is a state that `data` had before (None: the one it is in)."""
         step = int(jax.device_get(state.step))
         if step == self.latest():
             return
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data.get_state())
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(data.get_state() if position is None else position),
         )
         try:
             self._manager.save(step, args=items)

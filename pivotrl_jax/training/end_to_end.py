@@ -27,6 +27,7 @@ from pivotrl_jax.training.pivotrl import (
     times,
 )
 from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.training.watch import Watch
 from pivotrl_jax.trees import chunks
 
 Unfinished = Literal["mask", "score", "fail"]
@@ -69,19 +70,23 @@ def episode_step(
     learning_rates: Sequence[float],
     key: PRNGKeyArray,
     mesh: Mesh,
+    watch: Watch | None = None,
 ) -> Step:
     """The step that `training.loop.run_steps` runs: indices of tasks to metrics.
 
     `update` takes batches of plain rows. The draws of step n use `fold_in(key, n)`, so that a
-    resumed run plays the same episodes.
+    resumed run plays the same episodes. Until the update begins, `watch` may abandon the step; that
+    holds for calls of the devices within `play`, too, where it has the same watch.
     """
+    watch = watch or Watch()
 
     def step(
         state: TrainState, indices: np.ndarray, number: int
     ) -> tuple[TrainState, Mapping[str, float]]:
         began = time.monotonic()
         own_key = jax.random.fold_in(key, jax.device_put(np.uint32(number)))
-        played = play(state.params, [tasks[i] for i in indices], own_key)
+        with jax.profiler.TraceAnnotation("sample"):
+            played = play(state.params, [tasks[i] for i in indices], own_key)
         sampled = time.monotonic()
         episodes = chunks(played, settings.samples)
         rewards_PK, valid_PK, malformed_PK = outcomes(episodes, settings.unfinished)
@@ -93,8 +98,9 @@ def episode_step(
             multiple=settings.row_multiple,
             shards=row_shards(mesh),
         )
-        state, metrics = update(state, reference, batch)
-        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        with watch("update"):
+            state, metrics = update(state, reference, batch)
+            scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         stats = statistics_of(rewards_PK, valid_PK)
         scalars |= reward_metrics(rewards_PK, valid_PK, stats) | episode_metrics(played)
         tokens = int(scalars["sampled_tokens"])

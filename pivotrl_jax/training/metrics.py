@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ class MetricWriter:
 
     `restored_step` is the step of the checkpoint that the run continues from, None for a fresh
     start; later lines of an earlier attempt are dropped, so that the file has each step once.
-    `wandb_project` mirrors to Weights & Biases as well.
+    `wandb_project` mirrors to Weights & Biases as well, all attempts to one run there.
     """
 
     def __init__(
@@ -108,4 +109,8 @@ def _start_wandb(project: str, directory: Path) -> Any:
             f"Metrics were to go to the W&B project {project!r}, but wandb is not installed; "
             "run `pip install wandb` or leave the project unset."
         ) from error
-    return wandb.init(project=project, dir=str(directory), resume="auto")
+    path = directory / "wandb_id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex, encoding="utf-8")
+    name = path.read_text(encoding="utf-8")
+    return wandb.init(project=project, dir=str(directory), id=name, resume="allow")

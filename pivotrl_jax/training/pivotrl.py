@@ -33,6 +33,7 @@ from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.training.batches import policy_batch
 from pivotrl_jax.training.optimizer import OptimizerSettings
 from pivotrl_jax.training.update import Metrics, PolicyBatch, TrainState
+from pivotrl_jax.training.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,8 @@ class PivotStep:
     adds to the metrics. The draws of step n use `fold_in(key, n)`, so that a resumed run draws the
     same samples. `thread` verifies the samples of a row while the next rows are decoded; how long
     the step waits for the last verdicts is the metric `seconds_verdicts_waited`, a part of
-    `seconds_sampling`.
+    `seconds_sampling`. Every call of the devices is under `watch`: until the update begins, it may
+    abandon the step.
     """
 
     cfg: ModelConfig
@@ -124,6 +126,7 @@ class PivotStep:
     mesh: Mesh
     thread: Executor
     observe: Observe = lambda turns, rewards_PK, valid_PK: {}
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
     def __call__(
         self, state: TrainState, indices: np.ndarray, number: int
@@ -147,9 +150,11 @@ class PivotStep:
             settings.sampling,
             dataclasses.replace(self.engine, most=most),
             self.mesh,
+            device=self.watch,
         )
         # Rows come in the order in which they end.
-        found = {part.turns[0].id: (part, self._verify(part)) for part in parts}
+        with jax.profiler.TraceAnnotation("sample"):
+            found = {part.turns[0].id: (part, self._verify(part)) for part in parts}
         ordered, verdicts = zip(*(found[own[0].id] for _, own in rows), strict=True)
         return Drawn(indices, rows, joined(ordered), verdicts)
 
@@ -166,6 +171,7 @@ class PivotStep:
         self, state: TrainState, drawn: Drawn, number: int, began: float
     ) -> tuple[TrainState, Mapping[str, float]]:
         """The update of step `number`, which began at `began` (`time.monotonic()`)."""
+        self.watch.check()
         settings, rollout, asked = self.settings, drawn.rollout, time.monotonic()
         checked = [own for verdicts in drawn.verdicts for own in verdicts.result()]
         waited = time.monotonic() - asked
@@ -183,8 +189,9 @@ class PivotStep:
             shards=row_shards(self.mesh),
             experts=settings.sft_coef != 0,
         )
-        state, metrics = self.update(state, self.reference, batch)
-        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        with self.watch("update"):
+            state, metrics = self.update(state, self.reference, batch)
+            scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
         scalars |= group_metrics(judged, rollout)
         scalars |= self.observe(rollout.turns, judged.rewards_PK, judged.valid_PK)
         return state, scalars | {

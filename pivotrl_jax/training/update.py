@@ -121,8 +121,7 @@ def token_logprobs(
     is built.
     """
     h_RAD, labels_RA = before_scored(hidden(params, cfg, tree, remat), tree, index_RA)
-    with jax.named_scope("logprob"):
-        return score(h_RAD, head(params), labels_RA, temperature=temperature)
+    return score(h_RAD, head(params), labels_RA, temperature=temperature)
 
 
 def before_scored(
@@ -138,8 +137,10 @@ def before_scored(
 def apply_gradients(
     state: TrainState, grads: Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state)
 
 
 def accumulate(
@@ -173,9 +174,9 @@ def supervised_update(
         def loss(params: Params, micro: SupervisedBatch) -> tuple[jax.Array, Any]:
             h, load = hidden_and_load(params, cfg, micro.tree, remat)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
-            with jax.named_scope("logprob"):
-                scores = score(h_RAD, head(params), labels)
-            value, stats = supervised_loss(scores.logp_T, micro.weight, normaliser)
+            scores = score(h_RAD, head(params), labels)
+            with jax.named_scope("loss"):
+                value, stats = supervised_loss(scores.logp_T, micro.weight, normaliser)
             return value, (stats.hits, jnp.sum(scores.entropy_T * micro.weight), load)
 
         grads, value, (hits, entropy, load) = accumulate(loss, state.params, batch)
@@ -225,9 +226,11 @@ def policy_update(
         def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, Any]:
             ref_logp = None
             if reference is not None:
-                ref_logp = token_logprobs(
-                    reference, cfg, micro.tree, micro.index, temperature=temperature, remat=remat
-                ).logp_T
+                with jax.named_scope("reference"):
+                    ref_logp = token_logprobs(
+                        reference, cfg, micro.tree, micro.index, temperature=temperature,
+                        remat=remat,
+                    ).logp_T  # fmt: skip
             h, load = hidden_and_load(params, cfg, micro.tree, remat)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
             tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)

@@ -53,6 +53,7 @@ def one_device_run(settings: Settings, workdir: Path) -> Run:
         ("--config.train.stepz=3", "steps"),
         ("--config.data.path=runs/nowhere/*.jsonl", "no trajectory file at 'runs/nowhere/*.jsonl'"),
         ("trial", "unexpected argument 'trial'"),
+        ("--profile_steps=train:0-2", "write FIRST-LAST, counted from 1"),
     ],
 )
 def test_a_mistake_ends_in_one_line(argument: str, said: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def train(tiny_cfg: ModelConfig, tiny_params: Params):
 
 def steps(workdir: Path) -> list[dict]:
     lines = map(json.loads, (workdir / "end_to_end" / "metrics.jsonl").read_text().splitlines())
-    timed = ("seconds", "tokens_per_second")
+    timed = ("seconds", "tokens_per_second", "idle_share", "goodput")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
 

@@ -232,6 +232,16 @@ def test_training_logs_every_step_once_and_moves_the_policy(finished: Path) -> N
     assert [row["step"] for row in sft] == list(range(1, len(sft) + 1))
 
 
+def test_goodput_is_told_over_all_attempts(finished: Path, disturbed: tuple[Path, str]) -> None:
+    for name in ("sft", "train"):
+        rows = load_lines(finished / name / "metrics.jsonl")
+        assert all(0 < row["goodput"] <= 1 and 0 < row["idle_share"] < 1 for row in rows)
+        assert rows[0]["seconds_compiling"] > 0
+        assert len(load_lines(finished / name / "attempts.jsonl")) == 1
+    # Stopped once and killed twice.
+    assert len(load_lines(disturbed[0] / "train/attempts.jsonl")) == 4
+
+
 def test_the_policy_is_profiled_again_and_the_first_profile_stays(finished: Path) -> None:
     reason = {"number": 1, "step": 2, "reason": "2 steps since the last profile"}
     assert load_json(finished / "profile/1/reason.json") == reason
@@ -298,7 +308,9 @@ def test_running_again_changes_nothing(finished: Path, small_model: Path) -> Non
 def test_sigterm_saves_and_says_so(disturbed: tuple[Path, str]) -> None:
     last = disturbed[1].splitlines()[-1]
     assert last.startswith("stopped by SIGTERM at step ")
-    assert last.endswith(f"of {STEPS}; saved; run the same command again to go on")
+    said = f"of {STEPS}; saved; run the same command again to go on: python -m experiments.run "
+    assert said in last
+    assert str(disturbed[0]) in last
 
 
 @pytest.mark.parametrize(
@@ -328,7 +340,7 @@ def test_kills_leave_each_step_once_with_the_same_metrics(
 ) -> None:
     timed = {
         "seconds", "seconds_sampling", "seconds_update", "seconds_verdicts_waited",
-        "tokens_per_second",
+        "seconds_compiling", "seconds_useful", "tokens_per_second", "idle_share", "goodput",
     }  # fmt: skip
 
     def scalars(workdir: Path) -> list[dict]:

@@ -1,6 +1,7 @@
 """The engine against a sampler that recomputes everything for every token."""
 
 import collections
+import contextlib
 import dataclasses
 from functools import partial
 
@@ -84,6 +85,43 @@ def assert_same(ours: list[list[Sample]], theirs: list[list[Sample]]) -> None:
             np.testing.assert_allclose(a.behaviour, b.behaviour, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(a.plain, b.plain, rtol=1e-5, atol=1e-5)
             assert a.truncated == b.truncated
+
+
+class Refused(Exception): ...
+
+
+def test_every_call_of_the_devices_is_announced_and_may_be_refused(
+    served, cfg, params, trunks, requests
+):
+    """As a profile names them, and as a run that has to stop does; `served` is compiled already."""
+    mesh, names, open_ = make_mesh(MeshSettings(), jax.devices()[:1]), [], []
+
+    @contextlib.contextmanager
+    def device(name):
+        if names and len(names) == most:
+            raise Refused
+        assert not open_
+        names.append(name)
+        open_.append(name)
+        yield
+        open_.pop()
+
+    def ended():
+        served = sample(
+            params, cfg, trunks, requests, KEY, ENDS, PLAIN, ENGINE, mesh, device=device
+        )
+        return dict(served)
+
+    most = -1
+    found = ended()
+    assert_same([found[i] for i in range(len(requests))], served)
+    assert names[:2] == ["prefill", "draft"]
+    assert {*names} == {"prefill", "draft", "decode"}
+    every, most = list(names), len(names) // 2
+    names.clear()
+    with pytest.raises(Refused):
+        ended()
+    assert names == every[:most]
 
 
 HOT = SamplingSettings(temperature=1.3, top_k=9, top_p=0.8, max_tokens=CAP)

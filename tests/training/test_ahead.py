@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -35,8 +38,10 @@ from pivotrl_jax.training import (
     OnlineBatches,
     OptimizerSettings,
     PivotStep,
+    Stopped,
     TrainSettings,
     TrainState,
+    Watch,
     in_micro_batches,
     index_batches,
     make_optimizer,
@@ -159,7 +164,12 @@ def run(mesh, tmp_path):
     """Runs steps to `until`, from the checkpoint in `name` where there is one."""
 
     def run(
-        step: Any, state: TrainState, data: Batches, until: int = STEPS, name: str = "a"
+        step: Any,
+        state: TrainState,
+        data: Batches,
+        until: int = STEPS,
+        name: str = "a",
+        watch: Watch | None = None,
     ) -> tuple[TrainState, list[Mapping[str, float]]]:
         checkpointer = Checkpointer(tmp_path / name)
         restored, seen = checkpointer.latest(), []
@@ -174,7 +184,7 @@ def run(mesh, tmp_path):
         with jax.set_mesh(mesh), MetricWriter(tmp_path / name, restored) as writer:
             state = run_steps(
                 step, state, steps=STEPS, data=data, checkpointer=checkpointer, save_every=99,
-                writer=writer, bar=Silent(), note=lambda metrics: "", until=ended,
+                writer=writer, bar=Silent(), note=lambda metrics: "", until=ended, watch=watch,
             )  # fmt: skip
         checkpointer.close()
         return state, seen
@@ -269,6 +279,45 @@ def test_a_resumed_run_ends_with_the_same_bits(stop, make_step, turns, training,
     same(again, jax.device_get(state))
     assert [*before, *after] == metrics
     assert resumed.get_state() == whole.get_state()
+
+
+class Signalled(Watch):
+    """SIGTERM comes right before call number `at` of those with this name."""
+
+    def __init__(self, name: str, at: int) -> None:
+        super().__init__()
+        self._name, self._left = name, at
+
+    def __call__(self, name: str) -> AbstractContextManager[None]:
+        self._left -= name == self._name
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__call__(name)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "name", "at"), [(False, "decode", 4), (True, "update", 2)], ids=str
+)
+def test_a_step_that_is_abandoned_changes_no_bit(
+    overlap, name, at, make_step, turns, training, run
+):
+    def fresh(watch: Watch) -> tuple[Any, Batches]:
+        data = online(turns)
+        step = make_step(observe=data.observe, watch=watch)
+        return (ahead := OneAhead(step, data, last=STEPS - 1), ahead) if overlap else (step, data)
+
+    def attempt(where: str, watch: Watch):
+        step, data = fresh(watch)
+        state, metrics = run(step, training[1](), data, name=where, watch=watch)
+        return jax.device_get(state), metrics, data.get_state()
+
+    state, metrics, position = attempt("a", Watch())
+    with pytest.raises(Stopped, match=rf"^stopped by SIGTERM at step 1 of {STEPS}; saved$"):
+        attempt("b", Signalled(name, at))
+    again, after, found = attempt("b", Watch())
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert after == metrics[1:]
+    assert found == position
 
 
 def test_nothing_is_sampled_for_after_the_last_step(make_step, batches, training, run):

@@ -69,16 +69,22 @@ def test_wandb_missing_names_the_remedy(tmp_path, monkeypatch):
 
 
 def test_wandb_gets_every_step_if_asked_for(tmp_path, monkeypatch):
-    logged = []
+    logged, opened = [], []
     run = types.SimpleNamespace(
         log=lambda row, step: logged.append((step, row["loss"])),
         finish=lambda: logged.append("end"),
     )
-    module = types.SimpleNamespace(init=lambda **settings: run)
+    module = types.SimpleNamespace(init=lambda **settings: opened.append(settings) or run)
     monkeypatch.setitem(sys.modules, "wandb", module)
-    with MetricWriter(tmp_path, wandb_project="pivots") as writer:
+    with MetricWriter(tmp_path / "sft", wandb_project="pivots") as writer:
         writer.write(0, 1.0, {"loss": 0.5})
     assert logged == [(0, 0.5), "end"]
+    # A resumed stage goes on in the same place, another one elsewhere.
+    for restored, stage in ((0, "sft"), (None, "train")):
+        MetricWriter(tmp_path / stage, restored, wandb_project="pivots").close()
+    first, again, other = (settings["id"] for settings in opened)
+    assert first == again != other
+    assert {settings["resume"] for settings in opened} == {"allow"}
 
 
 def test_full_disk_is_one_sentence(tmp_path):

@@ -1,6 +1,7 @@
 """Updates of the whole model: accumulation, the KL to pi_0, Proposition 3.1, the optimiser."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,24 @@ def test_a_penalty_needs_the_reference(tiny_cfg, layout, fresh, make_policy):
     )  # fmt: skip
     with pytest.raises(ValueError, match="kl_coef is not 0, so policy_loss needs ref_logp_RA"):
         update(fresh(), None, make_policy(4))
+
+
+def test_traces_name_the_parts_of_an_update(tiny_cfg, layout, fresh, make_policy, make_supervised):
+    settings = PolicySettings(kl_coef=0.1)
+    policy = policy_update(
+        tiny_cfg, OPTIMIZER, layout, settings, RAW, temperature=1.0, remat="full"
+    )
+    lowered = policy.lower(fresh(), fresh().params, make_policy(4))
+    parts = {"attention", "ffn", "logprob", "loss", "optimizer"}
+    assert scopes(lowered) >= parts | {"reference"}
+    supervised = supervised_update(tiny_cfg, OPTIMIZER, layout, "full")
+    assert scopes(supervised.lower(fresh(), make_supervised(4))) >= parts
+
+
+def scopes(lowered: jax.stages.Lowered) -> set[str]:
+    """The words of the paths that operations have in traces."""
+    paths = re.findall(r'loc\("([^"]*)"\(', lowered.as_text(debug_info=True))
+    return {*re.findall(r"\w+", " ".join(paths))}
 
 
 def test_norms_and_biases_are_not_decayed():
