@@ -31,11 +31,11 @@ from experiments.compile_sweep import best, in_child, meshes, report, search
 from experiments.compile_table import tables
 from experiments.config import from_config
 from experiments.context import as_json, write_json
-from experiments.run import CONFIG, friendly
+from experiments.run import CONFIG, XLA_FLAGS, friendly
 from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.presets import published
-from pivotrl_jax.parallel import make_mesh
+from pivotrl_jax.parallel import make_mesh, set_flags
 
 TOPOLOGY = flags.DEFINE_string("topology", "", "TPU slice, such as v5p:4x4x4 or 7x:4x4x4.")
 ACTION = flags.DEFINE_integer("action_tokens", 1024, "Tokens of every sample.", lower_bound=1)
@@ -56,6 +56,7 @@ def on_cpu() -> None:
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     }
+    os.environ.pop("JAX_PLATFORMS", None)
     jax.config.update("jax_platforms", "cpu")
 
 
@@ -127,6 +128,9 @@ def main(argv: list[str]) -> None:
     if not TOPOLOGY.value:
         raise UserError("--topology is missing; name a TPU slice, such as v5p:4x4x4")
     settings, chip = from_config(Settings, CONFIG.value), chip_of(TOPOLOGY.value)
+    if XLA_FLAGS.value:
+        # Those of a run on TPUs.
+        set_flags(os.environ)
     if SWEEP.value:
         sweep(settings)
         return
