@@ -351,6 +351,7 @@ def test_a_step_that_does_not_fit_ends_with_status_1(
 ):
     plan = tiny_plan()
     monkeypatch.setattr(command_line, "plan_of", lambda *_: plan)
+    monkeypatch.setattr(command_line, "set_flags", lambda environ: None)
     monkeypatch.setattr(command_line, "measure", lambda *_: iter([FITS, REFUSED]))
     file = tmp_path / "plan.json"
     arguments = ["compile", "--topology=v5p:2x2x1", f"--json={file}"]
