@@ -17,6 +17,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "experts": ("expert",),
     "vocab": ("tensor",),
     "layers": (),
+    "rank": (),
 }
 
 
