@@ -63,6 +63,11 @@ def on_cpu() -> None:
 def plan_of(settings: Settings, topology: str, action: int) -> Plan:
     """Raises UserError for a model, mesh or slice that does not exist."""
     cfg = published(settings.model.name, settings.model.dtype)
+    if settings.lora.rank:
+        raise UserError(
+            "plans are of updates that train all parameters, which take more memory than adapters; "
+            "set config.lora.rank=0"
+        )
     if settings.model.layers is not None:
         cfg = dataclasses.replace(cfg, layers=min(settings.model.layers, cfg.layers))
     mesh = make_mesh(settings.mesh, devices(topology))

@@ -11,27 +11,30 @@ from collections.abc import Mapping
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
 from experiments.domains import Domain
 from experiments.flops import multiplied
-from experiments.settings import Settings
+from experiments.settings import Settings, SftSettings
 from pivotrl_jax.environments import Environment, InterCodeSql, TextWorldGames
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
+from pivotrl_jax.models import ModelConfig, Params, logical_axes, peft, shapes
+from pivotrl_jax.models.lora import adapter_axes, adapter_shapes, attach, init_adapters
 from pivotrl_jax.models.pretrained import Pretrained, default_cache, resolve
 from pivotrl_jax.parallel import VARIABLES, make_mesh, shardings
 from pivotrl_jax.pivots import Judging, Truncated
 from pivotrl_jax.text import Tokenizer
-from pivotrl_jax.training import TraceSteps, Watch
+from pivotrl_jax.training import EndToEndSettings, TraceSteps, TrainSettings, Watch
 
 # Streams of the run's random key.
-PROFILE, EVALUATE, TRAIN, END_TO_END = 1, 2, 3, 4
+PROFILE, EVALUATE, TRAIN, END_TO_END, ADAPTERS = 1, 2, 3, 4, 5
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+
+Stage = TypeVar("Stage", SftSettings, TrainSettings, EndToEndSettings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,29 @@ class Run:
             return params
         cut = partial(jax.tree.map, lambda leaf: leaf[: self.cfg.layers])
         return dataclasses.replace(params, layers=cut(params.layers))
+
+    def with_adapters(self, base: Params) -> Params:
+        """The policy that training starts from: `base`, with adapters where the settings ask."""
+        lora = self.settings.lora
+        if not lora.rank:
+            return base
+        layout = shardings(adapter_shapes(self.cfg, lora), adapter_axes(self.cfg, lora), self.mesh)
+        if lora.start is not None:
+            return attach(base, peft.load(Path(lora.start), self.cfg, lora, layout))
+        born = jax.jit(init_adapters, static_argnums=(1, 2), out_shardings=layout)
+        return attach(base, born(key_of(self, ADAPTERS), self.cfg, lora))
+
+    def training(self, stage: Stage) -> Stage:
+        """The settings of a stage, with the learning rate of what this run trains.
+
+        The base of adapters is frozen as a whole, so that no leaf of it has to be.
+        """
+        lora = self.settings.lora
+        if not lora.rank:
+            return stage
+        rate = lora.rate * stage.optimizer.learning_rate
+        own = dataclasses.replace(stage.optimizer, learning_rate=rate, frozen=())
+        return dataclasses.replace(stage, optimizer=own)
 
     @property
     def tokenizer(self) -> Tokenizer:

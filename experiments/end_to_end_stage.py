@@ -10,6 +10,7 @@ from experiments.episodes import player
 from experiments.update_stages import Segment, run_segments
 from pivotrl_jax.environments import Task
 from pivotrl_jax.models import Params
+from pivotrl_jax.models.lora import detach, policy_of
 from pivotrl_jax.training import (
     Play,
     episode_step,
@@ -40,9 +41,10 @@ def end_to_end_stage(run: Run, params: Params) -> Params:
 
 def train_on_episodes(run: Run, play: Play, tasks: Sequence[Task], params: Params) -> Params:
     """`end_to_end_stage` with episodes that `play` gives of any tasks."""
-    settings = run.settings.end_to_end
+    settings = run.training(run.settings.end_to_end)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
-    layout = state_shardings(optimizer, run.cfg, run.mesh)
+    base, own = detach(params)
+    layout = state_shardings(optimizer, run.cfg, run.mesh, run.settings.lora)
     update = in_micro_batches(
         policy_update(
             run.cfg,
@@ -54,8 +56,9 @@ def train_on_episodes(run: Run, play: Play, tasks: Sequence[Task], params: Param
             remat=settings.remat,
         ),
         run.mesh,
+        base=base,
     )
-    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
+    reference = jax.tree.map(jnp.copy, own) if run.settings.objective.kl_coef else None
     rates = learning_rates(settings.optimizer, settings.steps)
     step = episode_step(
         play,
@@ -67,15 +70,16 @@ def train_on_episodes(run: Run, play: Play, tasks: Sequence[Task], params: Param
         key_of(run, END_TO_END),
         run.mesh,
         run.watch,
+        base,
     )
     data = index_batches([1] * len(tasks), settings.tasks, run.settings.seed)
     state = run_segments(
         run,
         "end_to_end",
-        new_state(params, optimizer, layout),
+        new_state(own, optimizer, layout),
         lambda state, history: Segment(0, step, data),
         steps=settings.steps,
         save_every=settings.save_every,
         note=lambda m: f"reward {m['reward_mean']:.3f}, {m['episode_turns']:.1f} turns",
     )
-    return state.params
+    return policy_of(state.params, base)

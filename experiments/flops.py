@@ -15,7 +15,9 @@ from experiments.report_data import json_lines
 from pivotrl_jax.models import ModelConfig, logical_axes, shapes
 from pivotrl_jax.parallel.sharding import Axes
 
-FORWARD, UPDATE = 2, 6  # FLOPs per parameter and token: a pass forward, or that and one back
+# FLOPs per parameter and token: a pass forward, one back to a frozen parameter's inputs as well,
+# and one back to the parameter too.
+FORWARD, FROZEN, UPDATE = 2, 4, 6
 # FLOPs of so many per parameter, for tokens through the layers and for those scored by the head.
 Passes = Callable[[int, float, float], float]
 
@@ -48,7 +50,7 @@ def flops(run: Path, profiled: Sequence[pa.Table]) -> dict[str, float]:
 
     Products with parameters only; those of attention are left out. Rows of updates count with their
     padding, and once, whatever was computed again to save memory. Sampling counts every token that
-    was read or decoded.
+    was read or decoded. What adapters multiply is left out, too, and their base gets no gradients.
     """
     described = json.loads((run / "config.json").read_text())
     body, head = (described["multiplied"][name] for name in ("body", "head"))
@@ -56,12 +58,13 @@ def flops(run: Path, profiled: Sequence[pa.Table]) -> dict[str, float]:
     def passes(each: int, tokens: float, scored: float) -> float:
         return float(each * (tokens * body + scored * head))
 
-    policy = UPDATE + (FORWARD if described["config"]["objective"]["kl_coef"] else 0)
-    updates = {"sft": UPDATE, "train": policy, "end_to_end": policy}
-    rows = [(row, each) for stage, each in updates.items() for row in steps(run, stage)]
+    trained = FROZEN if described["config"].get("lora", {}).get("rank") else UPDATE
+    pi_0 = FORWARD if described["config"]["objective"]["kl_coef"] else 0
+    scored = {"sft": 0, "train": pi_0, "end_to_end": pi_0}
+    rows = [(row, trained + also) for stage, also in scored.items() for row in steps(run, stage)]
     return {
         "profile": sum(_profile(run, samples, passes) for samples in profiled),
-        "training": sum(_step(row, each, passes) for row, each in rows),
+        "training": sum(_step(row, each, trained, passes) for row, each in rows),
     }
 
 
@@ -77,12 +80,13 @@ def _profile(run: Path, samples: pa.Table, passes: Passes) -> float:
     return passes(FORWARD, sum(ends.values()) + decoded, decoded)
 
 
-def _step(row: Mapping[str, float], each: int, passes: Passes) -> float:
-    """The update of one step, and the sampling before it; SFT does not sample."""
+def _step(row: Mapping[str, float], each: int, trained: int, passes: Passes) -> float:
+    """The update of one step, and the sampling before it; SFT does not sample. The experts' tokens
+    are scored by the trained policy only."""
     decoded = row.get("sampled_tokens", 0) - row.get("drafted_tokens", 0)
     return (
         passes(each, row["row_tokens"], row["action_tokens"])
-        + passes(UPDATE, 0, row.get("expert_tokens", 0))
+        + passes(trained, 0, row.get("expert_tokens", 0))
         + passes(FORWARD, row.get("prefill_tokens", 0) + decoded, decoded)
     )
 

@@ -124,7 +124,7 @@ def train_and_evaluate(run: Run, only: str | None = None) -> None:
         claim(run)
         for name, value in compiler_flags().items():
             print(f"{name}={value}")
-    policy = run.base_params()
+    policy = run.with_adapters(run.base_params())
     tables = {}
 
     def evaluate(name: str) -> None:

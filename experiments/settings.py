@@ -9,6 +9,7 @@ from pivotrl_jax.environments import Split
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.models import Remat
+from pivotrl_jax.models.lora import LoraSettings
 from pivotrl_jax.objectives import PolicySettings, Recipe
 from pivotrl_jax.parallel import MeshSettings
 from pivotrl_jax.pivots import (
@@ -185,6 +186,8 @@ class Settings(DomainSettings):
     domains by name.
 
     Without `train.steps` there is no profile; `end_to_end.steps` follow the training on pivots.
+    With `lora.rank` every stage trains adapters only, and pi_0 of the KL term is those it starts
+    with, on the same base.
     """
 
     name: str
@@ -205,6 +208,7 @@ class Settings(DomainSettings):
     end_to_end: EndToEndSettings = dataclasses.field(
         default_factory=lambda: EndToEndSettings(steps=0)
     )
+    lora: LoraSettings = dataclasses.field(default_factory=LoraSettings)
     online: OnlineSettings = dataclasses.field(default_factory=OnlineSettings)
     reprofile: ReprofileSettings = dataclasses.field(default_factory=ReprofileSettings)
     wandb_project: str | None = None  # mirrors the metrics there; None: local files only

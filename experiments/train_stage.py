@@ -17,6 +17,7 @@ from experiments.rollout_stages import profile_stage, select_stage
 from experiments.settings import Settings
 from experiments.update_stages import Segment, run_segments
 from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.models.lora import detach, policy_of
 from pivotrl_jax.pivots import Profile, Row, due, plan, profiles, start, verdict_thread
 from pivotrl_jax.training import (
     Batches,
@@ -42,11 +43,14 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     Where `reprofile` says so, the policy of that step is profiled again, and the pivots of that
     profile follow.
     """
-    settings = run.settings.train
+    settings = run.training(run.settings.train)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
-    layout = state_shardings(optimizer, run.cfg, run.mesh)
-    update = in_micro_batches(update_on_pivots(run.settings, run.cfg, optimizer, layout), run.mesh)
-    reference = jax.tree.map(jnp.copy, params) if run.settings.objective.kl_coef else None
+    base, own = detach(params)
+    layout = state_shardings(optimizer, run.cfg, run.mesh, run.settings.lora)
+    update = in_micro_batches(
+        update_on_pivots(run.settings, run.cfg, optimizer, layout), run.mesh, base=base
+    )
+    reference = jax.tree.map(jnp.copy, own) if run.settings.objective.kl_coef else None
     rates = learning_rates(settings.optimizer, settings.steps)
 
     reprofile, threads = run.settings.reprofile, ExitStack()
@@ -57,7 +61,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         profile = profiles(history, reprofile)[-1]
         # Once: later on, the policy is no longer the one that this profile is of.
         if profile.number > 0 and not _reason_file(run, profile).exists():
-            profile_again(run, corpus, state, profile)
+            profile_again(run, corpus, policy_of(state.params, base), profile)
         choice = choose_pivots(run, corpus, select_directory(run, profile), profile.number)
         step = PivotStep(
             cfg=run.cfg,
@@ -74,6 +78,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             thread=threads.enter_context(verdict_thread()),
             observe=choice.observe,
             watch=run.watch,
+            base=base,
         )
         if not settings.overlap:
             return Segment(profile.step, step, choice.data)
@@ -85,14 +90,14 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         state = run_segments(
             run,
             "train",
-            new_state(params, optimizer, layout),
+            new_state(own, optimizer, layout),
             segment,
             steps=settings.steps,
             save_every=settings.save_every,
             note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
             ended=lambda since: due(since, reprofile) is not None,
         )
-    return state.params
+    return policy_of(state.params, base)
 
 
 def update_on_pivots(
@@ -114,7 +119,7 @@ def update_on_pivots(
     )
 
 
-def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile) -> None:
+def profile_again(run: Run, corpus: Corpus, params: Params, profile: Profile) -> None:
     """Profiles the policy in training, which resumes like the first profile, and selects pivots.
 
     Samples, table and audit stand beside the earlier ones, under `profile.directory`.
@@ -123,7 +128,7 @@ def profile_again(run: Run, corpus: Corpus, state: TrainState, profile: Profile)
     table = profile_stage(
         run,
         corpus,
-        state.params,
+        params,
         f"{profile.directory}/train",
         corpus.turns["train"],
         jax.random.fold_in(key_of(run, PROFILE), profile.number),

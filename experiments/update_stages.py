@@ -11,7 +11,8 @@ from experiments.candidates import Corpus
 from experiments.context import Run
 from experiments.progress import Progress, StageRecord
 from experiments.report_data import json_lines
-from pivotrl_jax.models import Params, huggingface
+from pivotrl_jax.models import Params, huggingface, peft
+from pivotrl_jax.models.lora import Adapters, detach, policy_of
 from pivotrl_jax.parallel import row_shards
 from pivotrl_jax.pivots import Turn
 from pivotrl_jax.training import (
@@ -36,13 +37,14 @@ from pivotrl_jax.training import (
 
 def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     """Fine-tunes on the expert actions of the training candidates; returns the warm policy."""
-    settings = run.settings.sft
+    settings = run.training(run.settings.sft)
     examples = list(_spans_by_trunk(corpus, corpus.turns["train"]).values())
     steps = settings.epochs * max(1, len(examples) // min(settings.rows, len(examples)))
     optimizer = make_optimizer(settings.optimizer, steps)
-    layout = state_shardings(optimizer, run.cfg, run.mesh)
+    base, own = detach(params)
+    layout = state_shardings(optimizer, run.cfg, run.mesh, run.settings.lora)
     update = in_micro_batches(
-        supervised_update(run.cfg, optimizer, layout, settings.remat), run.mesh
+        supervised_update(run.cfg, optimizer, layout, settings.remat), run.mesh, base=base
     )
     rates = learning_rates(settings.optimizer, steps)
 
@@ -62,13 +64,13 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
     state = run_segments(
         run,
         "sft",
-        new_state(params, optimizer, layout),
+        new_state(own, optimizer, layout),
         lambda state, history: segment,
         steps=steps,
         save_every=settings.save_every,
         note=lambda m: f"loss {m['loss']:.3f}",
     )
-    return state.params
+    return policy_of(state.params, base)
 
 
 def _spans_by_trunk(corpus: Corpus, turns: Sequence[Turn]) -> dict[int, tuple]:
@@ -153,8 +155,12 @@ def count_scored(run: Run, record: StageRecord, name: str) -> None:
 
 
 def export_stage(run: Run, params: Params) -> None:
-    """The trained policy as a Hugging Face directory, which any other engine loads."""
+    """The trained policy as a Hugging Face directory, which any other engine loads, and its
+    adapters, if it has any, also as a PEFT directory."""
     model = run.pretrained
     huggingface.save(
         run.workdir / "policy", params, run.cfg, model.tokenizer_files, model.tokenizer.eot
     )
+    _, own = detach(params)
+    if isinstance(own, Adapters):
+        peft.save(run.workdir / "adapter", own, run.cfg, run.settings.lora, run.settings.model.name)

@@ -9,7 +9,7 @@
     P  candidates or pivots                                N  layers
     K  samples of one candidate (a group)                  C  criteria of a verdict
     X  experts of a layer                                  J  experts of one token
-    I  pairs of a token and one of its experts
+    I  pairs of a token and one of its experts             Z  rank of a low-rank adapter
 
 A suffix on a name lists its axes: `tokens_RT`, `rewards_PK`.
 """

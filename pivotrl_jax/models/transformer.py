@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from kernels.tree_attention import RESIDUALS, tree_attention
 from pivotrl_jax.models.config import ExpertConfig, LinearScaling, ModelConfig, RopeScaling
 from pivotrl_jax.models.experts import PRODUCTS, Pick, expert_layer, likeliest, load
+from pivotrl_jax.models.lora import PROJECTED, project
 from pivotrl_jax.models.params import LayerParams, Params, head
 from pivotrl_jax.parallel.sharding import constrain
 from pivotrl_jax.trees.tree import TokenTree, causal
@@ -120,9 +121,9 @@ def project_qkv(
 
     Attention divides the queries' scores by sqrt(E), so they bring what a `query_scalar` changes.
     """
-    q = jnp.einsum("...d,dhge->...hge", x, p.q)
-    k = jnp.einsum("...d,dhe->...he", x, p.k)
-    v = jnp.einsum("...d,dhe->...he", x, p.v)
+    q = project(x, p.q, "...d,dhge->...hge")
+    k = project(x, p.k, "...d,dhe->...he")
+    v = project(x, p.v, "...d,dhe->...he")
     if p.q_bias is not None:
         q, k, v = q + p.q_bias, k + p.k_bias, v + p.v_bias
     if p.q_norm is not None:
@@ -152,7 +153,7 @@ def layer(
     with jax.named_scope("attention"):
         q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg), positions, freqs)
         out = attend(tokens(q), tokens(k), tokens(v)).reshape(q.shape)
-        y = jnp.einsum("thge,hged->td", out, p.o)
+        y = project(out, p.o, "thge,hged->td")
         x = x + (y if p.attn_post_norm is None else rms_norm(y, p.attn_post_norm, cfg))
     with jax.named_scope("ffn"):
         y = feed_forward(p, cfg, rms_norm(x, p.ffn_norm, cfg), pick)
@@ -165,7 +166,8 @@ def feed_forward(
 ) -> Float[Array, "T D"]:
     if cfg.experts is not None:
         return expert_layer(p, cfg.experts, x_TD, pick)
-    return (ACTIVATIONS[cfg.activation](x_TD @ p.gate) * (x_TD @ p.up)) @ p.down
+    gate_TF, up_TF = project(x_TD, p.gate, "td,df->tf"), project(x_TD, p.up, "td,df->tf")
+    return project(ACTIVATIONS[cfg.activation](gate_TF) * up_TF, p.down, "tf,fd->td")
 
 
 Remat = Literal["dots", "full"]
@@ -175,7 +177,7 @@ REMAT = {
     "full": ATTENTION,
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(*RESIDUALS, *PRODUCTS),
+        jax.checkpoint_policies.save_only_these_names(*RESIDUALS, *PRODUCTS, PROJECTED),
     ),
 }
 

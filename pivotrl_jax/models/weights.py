@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.blocks import Read, Tensors, build, take
 from pivotrl_jax.models.config import ModelConfig
+from pivotrl_jax.models.lora import dense, is_low_rank
 from pivotrl_jax.models.params import Params, shapes
 
 # Leaf name -> tensor name in the file, with a "{}" for every axis along which the leaf is stacked:
@@ -115,12 +116,13 @@ def assemble(cfg: ModelConfig, names: Names, read: Read, shardings: Params | Non
 def disassemble(params: Params, cfg: ModelConfig, names: Names) -> Iterator[tuple[str, np.ndarray]]:
     """The inverse of `assemble`: tensors in the order of `tensor_shapes`, dtype as in `params`.
 
-    One tensor at a time comes to the host. Where `params` are spread over processes, every process
-    has to ask for all of them, and gets them.
+    One tensor at a time comes to the host; adapters are merged on the devices, leaf by leaf. Where
+    `params` are spread over processes, every process has to ask for all of them, and gets them.
     """
-    leaves = {path[-1].name: leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    named = jax.tree.leaves_with_path(params, is_leaf=is_low_rank)
+    leaves = {path[-1].name: leaf for path, leaf in named}
     for leaf, shape in file_shapes(cfg).items():
-        tensors = Tensors(names[leaf], shape, leaves[leaf])
+        tensors = Tensors(names[leaf], shape, dense(leaves[leaf]))
         for index in np.ndindex(stack(cfg, names[leaf])):
             # No name for the array, so that it goes with its reader before the next one comes.
             yield names[leaf].format(*index), _on_host(take(tensors, index))

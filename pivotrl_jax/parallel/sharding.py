@@ -18,6 +18,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "spread_experts": ("data", "fsdp", "expert"),  # over all devices that rows are, in decoding
     "vocab": ("tensor",),
     "layers": (),
+    "rank": (),
 }
 
 

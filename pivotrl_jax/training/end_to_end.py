@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from kernels.grpo import AdvantageSettings
 from pivotrl_jax.environments import Ending, Played, Task
 from pivotrl_jax.models import Params, Remat
+from pivotrl_jax.models.lora import Trained, policy_of
 from pivotrl_jax.objectives.names import require
 from pivotrl_jax.parallel import row_shards
 from pivotrl_jax.sampling import SamplingSettings
@@ -64,19 +65,21 @@ class EndToEndSettings:
 def episode_step(
     play: Play,
     tasks: Sequence[Task],
-    reference: Params | None,
+    reference: Trained | None,
     update: Update,
     settings: EndToEndSettings,
     learning_rates: Sequence[float],
     key: PRNGKeyArray,
     mesh: Mesh,
     watch: Watch | None = None,
+    base: Params | None = None,
 ) -> Step:
     """The step that `training.loop.run_steps` runs: indices of tasks to metrics.
 
-    `update` takes batches of plain rows. The draws of step n use `fold_in(key, n)`, so that a
-    resumed run plays the same episodes. Until the update begins, `watch` may abandon the step; that
-    holds for calls of the devices within `play`, too, where it has the same watch.
+    `update` takes batches of plain rows; `base` is what adapters in training are of. The draws of
+    step n use `fold_in(key, n)`, so that a resumed run plays the same episodes. Until the update
+    begins, `watch` may abandon the step; that holds for calls of the devices within `play`, too,
+    where it has the same watch.
     """
     watch = watch or Watch()
 
@@ -86,7 +89,7 @@ def episode_step(
         began = time.monotonic()
         own_key = jax.random.fold_in(key, jax.device_put(np.uint32(number)))
         with jax.profiler.TraceAnnotation("sample"):
-            played = play(state.params, [tasks[i] for i in indices], own_key)
+            played = play(policy_of(state.params, base), [tasks[i] for i in indices], own_key)
         sampled = time.monotonic()
         episodes = chunks(played, settings.samples)
         rewards_PK, valid_PK, malformed_PK = outcomes(episodes, settings.unfinished)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pivotrl_jax.models import Params
 from pivotrl_jax.parallel import put_rows, row_shards
 from pivotrl_jax.training.memory import device_memory, needed, rows_per_device, saturating
 from pivotrl_jax.training.update import Metrics, PolicyBatch, SupervisedBatch, TrainState
@@ -25,9 +26,14 @@ def micro_batches(batch: Batch, rows: int) -> Batch:
 
 
 def in_micro_batches(
-    update: jax.stages.Wrapped, mesh: Mesh, memory: int | None = None
+    update: jax.stages.Wrapped,
+    mesh: Mesh,
+    memory: int | None = None,
+    *,
+    base: Params | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`update` of host batches of plain rows [R, ...], which are its last argument.
+    """`update` of host batches of plain rows [R, ...], which are its last argument; `base` is what
+    adapters in training are of.
 
     Rows are cut into micro-batches that fit `memory` bytes per device (None: what there is), and
     every device has its share of each. The cut is chosen once per shape of a batch, by compiling
@@ -39,6 +45,7 @@ def in_micro_batches(
     shards = row_shards(mesh)
     memory = device_memory() if memory is None else memory
     chosen: dict[Hashable, int] = {}
+    frozen = {} if base is None else {"base": base}
 
     def step(*arguments: Any) -> tuple[TrainState, Metrics]:
         *others, batch = arguments
@@ -49,14 +56,14 @@ def in_micro_batches(
 
         def need(size: int) -> float:
             # The call below finds this executable in the cache of `jax.jit`.
-            return needed(update.lower(*others, placed(size)))
+            return needed(update.lower(*others, placed(size), **frozen))
 
         leaves, structure = jax.tree.flatten(batch)
         shape = (structure, *(leaf.shape for leaf in leaves))
         if shape not in chosen:
             useful = saturating(mesh.devices.flat[0].platform)
             chosen[shape] = rows_per_device(-(-rows // shards), tokens, useful, need, memory)
-        state, metrics = update(*others, placed(chosen[shape]))
+        state, metrics = update(*others, placed(chosen[shape]), **frozen)
         counts = {"micro_tokens": chosen[shape] * tokens, "row_tokens": rows * tokens}
         return state, metrics | counts
 

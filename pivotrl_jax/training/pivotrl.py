@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from kernels.grpo import AdvantageSettings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, Remat
+from pivotrl_jax.models.lora import Trained, policy_of
 from pivotrl_jax.objectives import GroupStats, Normalisation, group_statistics
 from pivotrl_jax.parallel import row_shards
 from pivotrl_jax.pivots import (
@@ -85,7 +86,7 @@ def require_untruncated(sampling: SamplingSettings, path: str) -> None:
         )
 
 
-Update = Callable[[TrainState, Params | None, PolicyBatch], tuple[TrainState, Metrics]]
+Update = Callable[[TrainState, Trained | None, PolicyBatch], tuple[TrainState, Metrics]]
 # Turns with the rewards of their samples and which of these count, to numbers for the metrics.
 Observe = Callable[[Sequence[Turn], np.ndarray, np.ndarray], Mapping[str, float]]
 
@@ -106,17 +107,17 @@ class PivotStep:
     metrics.
 
     `update` takes batches of plain rows; `observe` is told the rewards of each turn's samples and
-    adds to the metrics. The draws of step n use `fold_in(key, n)`, so that a resumed run draws the
-    same samples. `thread` verifies the samples of a row while the next rows are decoded; how long
-    the step waits for the last verdicts is the metric `seconds_verdicts_waited`, a part of
-    `seconds_sampling`. Every call of the devices is under `watch`: until the update begins, it may
-    abandon the step.
+    adds to the metrics. `base` is what adapters in training are of. The draws of step n use
+    `fold_in(key, n)`, so that a resumed run draws the same samples. `thread` verifies the samples
+    of a row while the next rows are decoded; how long the step waits for the last verdicts is the
+    metric `seconds_verdicts_waited`, a part of `seconds_sampling`. Every call of the devices is
+    under `watch`: until the update begins, it may abandon the step.
     """
 
     cfg: ModelConfig
     rows_of: Callable[[np.ndarray], Sequence[Row]]
     trunks: Sequence[np.ndarray]
-    reference: Params | None
+    reference: Trained | None
     update: Update
     judging: Judging
     settings: TrainSettings
@@ -127,6 +128,7 @@ class PivotStep:
     thread: Executor
     observe: Observe = lambda turns, rewards_PK, valid_PK: {}
     watch: Watch = dataclasses.field(default_factory=Watch)
+    base: Params | None = None
 
     def __call__(
         self, state: TrainState, indices: np.ndarray, number: int
@@ -134,13 +136,13 @@ class PivotStep:
         began = time.monotonic()
         return self.learn(state, self.draw(state.params, indices, number), number, began)
 
-    def draw(self, params: Params, indices: np.ndarray, number: int) -> Drawn:
-        """The samples of step `number` from the policy `params`."""
+    def draw(self, trained: Trained, indices: np.ndarray, number: int) -> Drawn:
+        """The samples of step `number` from the policy of these parameters."""
         rows, settings = self.rows_of(indices), self.settings
         # One shape for all steps, also those whose trajectories have fewer pivots.
         most = settings.pivots_per_row * settings.samples
         parts = rollouts(
-            params,
+            policy_of(trained, self.base),
             self.cfg,
             rows,
             self.trunks,

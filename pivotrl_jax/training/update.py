@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -21,8 +21,15 @@ from pivotrl_jax.models import (
     head,
     hidden,
     hidden_and_load,
-    logical_axes,
     shapes,
+)
+from pivotrl_jax.models.lora import (
+    NO_LORA,
+    LoraSettings,
+    Trained,
+    policy_of,
+    trained_axes,
+    trained_shapes,
 )
 from pivotrl_jax.objectives import PolicySettings, SupervisedStats, loss_count, supervised_loss
 from pivotrl_jax.parallel import constrain, placed, replicated, shardings
@@ -32,8 +39,11 @@ from pivotrl_jax.trees import TokenTree
 
 @flax.struct.dataclass
 class TrainState:
+    """`params` are what training changes (`Trained`): all of a policy, or adapters, whose frozen
+    base is no part of the state."""
+
     step: Int[Any, ""]
-    params: Params
+    params: Any
     opt_state: Any
 
 
@@ -70,17 +80,22 @@ class PolicyBatch:
 
 
 Metrics = dict[str, Any]  # scalars
+Weights = TypeVar("Weights", Params, Trained)
 
 
 def state_shardings(
-    optimizer: optax.GradientTransformation, cfg: ModelConfig, mesh: Mesh
+    optimizer: optax.GradientTransformation,
+    cfg: ModelConfig,
+    mesh: Mesh,
+    lora: LoraSettings = NO_LORA,
 ) -> TrainState:
     """Moments lie like their parameters; counters are replicated."""
-    params = shardings(shapes(cfg), logical_axes(cfg), mesh)
+    abstract = trained_shapes(cfg, lora)
+    params = shardings(abstract, trained_axes(cfg, lora), mesh)
     opt_state = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, shapes(cfg)),
+        jax.eval_shape(optimizer.init, abstract),
         params,
         transform_non_params=lambda _: replicated(mesh),
     )
@@ -88,7 +103,7 @@ def state_shardings(
 
 
 def new_state(
-    params: Params, optimizer: optax.GradientTransformation, layout: TrainState
+    params: Trained, optimizer: optax.GradientTransformation, layout: TrainState
 ) -> TrainState:
     """Step 0, with optimiser moments born in `layout`. Takes over `params` (they are donated)."""
     make = jax.jit(partial(_step_0, optimizer), donate_argnums=0, out_shardings=layout)
@@ -98,11 +113,11 @@ def new_state(
 def abstract_state(
     cfg: ModelConfig, optimizer: optax.GradientTransformation, layout: TrainState
 ) -> TrainState:
-    """The shapes and shardings of a `new_state`."""
+    """The shapes and shardings of a `new_state` of all parameters."""
     return placed(jax.eval_shape(partial(_step_0, optimizer), shapes(cfg)), layout)
 
 
-def _step_0(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+def _step_0(optimizer: optax.GradientTransformation, params: Trained) -> TrainState:
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
@@ -135,7 +150,7 @@ def before_scored(
 
 
 def apply_gradients(
-    state: TrainState, grads: Params, optimizer: optax.GradientTransformation
+    state: TrainState, grads: Trained, optimizer: optax.GradientTransformation
 ) -> TrainState:
     with jax.named_scope("optimizer"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -144,8 +159,8 @@ def apply_gradients(
 
 
 def accumulate(
-    loss: Callable[[Params, Any], tuple[jax.Array, Any]], params: Params, batch: Any
-) -> tuple[Params, jax.Array, Any]:
+    loss: Callable[[Weights, Any], tuple[jax.Array, Any]], params: Weights, batch: Any
+) -> tuple[Weights, jax.Array, Any]:
     """Sums gradients and losses over micro-batches (leading axis M); stacks their statistics."""
     grad = jax.value_and_grad(loss, has_aux=True)
 
@@ -164,14 +179,18 @@ def supervised_update(
 ) -> jax.stages.Wrapped:
     """SFT on the expert actions of whole trajectories: -E log pi(a*|s) over action tokens.
 
-    The update takes the state, which is donated, and micro-batches, and gives state and metrics.
+    The update takes the state, which is donated, micro-batches and, where the state has adapters,
+    their frozen base, and gives state and metrics.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
-    def update(state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, batch: SupervisedBatch, base: Params | None = None
+    ) -> tuple[TrainState, Metrics]:
         normaliser = batch.weight.sum()
 
-        def loss(params: Params, micro: SupervisedBatch) -> tuple[jax.Array, Any]:
+        def loss(trained: Trained, micro: SupervisedBatch) -> tuple[jax.Array, Any]:
+            params = policy_of(trained, base)
             h, load = hidden_and_load(params, cfg, micro.tree, remat)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
             scores = score(h_RAD, head(params), labels)
@@ -206,15 +225,19 @@ def policy_update(
 ) -> jax.stages.Wrapped:
     """Single-turn GRPO on pivots (paper eq. 7), plus `sft_coef` times `expert_loss`.
 
-    The update takes the state, which is donated, the frozen policy pi_0 (None when `kl_coef` is 0)
-    and micro-batches, and gives state and metrics. Log-probs are those at the sampling
-    `temperature`, but for the experts'. ValueError where an `sft_coef` meets a batch without
-    `experts`.
+    The update takes the state, which is donated, the frozen policy pi_0 (None when `kl_coef` is 0),
+    micro-batches and, where the state has adapters, their frozen base, and gives state and metrics.
+    pi_0 is of the state's kind: with adapters it is others of the same base. Log-probs are those at
+    the sampling `temperature`, but for the experts'. ValueError where an `sft_coef` meets a batch
+    without `experts`.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
     def update(
-        state: TrainState, reference: Params | None, batch: PolicyBatch
+        state: TrainState,
+        reference: Trained | None,
+        batch: PolicyBatch,
+        base: Params | None = None,
     ) -> tuple[TrainState, Metrics]:
         samples = math.prod(batch.groups.reward_RPK.shape[-2:])
         count = partial(loss_count, aggregation=policy.aggregation, samples=samples)
@@ -223,13 +246,14 @@ def policy_update(
             raise ValueError("sft_coef is not 0, so policy_update needs the batch's experts")
         expert_tokens = jnp.float32(0) if batch.experts is None else batch.experts.weight.sum()
 
-        def loss(params: Params, micro: PolicyBatch) -> tuple[jax.Array, Any]:
+        def loss(trained: Trained, micro: PolicyBatch) -> tuple[jax.Array, Any]:
+            params = policy_of(trained, base)
             ref_logp = None
             if reference is not None:
                 with jax.named_scope("reference"):
                     ref_logp = token_logprobs(
-                        reference, cfg, micro.tree, micro.index, temperature=temperature,
-                        remat=remat,
+                        policy_of(reference, base), cfg, micro.tree, micro.index,
+                        temperature=temperature, remat=remat,
                     ).logp_T  # fmt: skip
             h, load = hidden_and_load(params, cfg, micro.tree, remat)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)

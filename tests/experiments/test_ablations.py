@@ -22,6 +22,7 @@ from experiments import (
 )
 from experiments.config import to_config
 from experiments.context import Run
+from experiments.flops import flops
 from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import make_mesh
@@ -125,6 +126,19 @@ def sample_and_train(path: Path) -> None:
     (path / "sft").mkdir()
     step = {"row_tokens": 40, "action_tokens": 9}
     (path / "sft/metrics.jsonl").write_text(json.dumps(step) + "\n")
+
+
+def test_a_frozen_base_costs_no_gradients_of_its_own(tmp_path, play):
+    path = tmp_path / "run"
+    play(path, "pivotrl", {"a": [1]}, {})
+    sample_and_train(path)
+    described = json.loads((path / "config.json").read_text())
+    described["config"]["lora"] = {"rank": 8}
+    (path / "config.json").write_text(json.dumps(described))
+    # Forward, back to the inputs, and for updates on pivots pi_0's forward pass.
+    assert flops(path, [])["training"] == 4 * (40 * 1000 + 9 * 10) + 2 * (
+        6 * (100 * 1000 + 60 * 10) + 4 * 7 * 10 + 2 * ((80 + 40) * 1000 + 40 * 10)
+    )
 
 
 def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):

@@ -15,6 +15,7 @@ from experiments.end_to_end_stage import train_on_episodes
 from experiments.settings import EnvironmentSettings
 from pivotrl_jax.environments import Move, Played, Task
 from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.models.lora import NO_LORA, LoraSettings, detach
 from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.training import EndToEndSettings, OptimizerSettings
@@ -58,12 +59,17 @@ def train(tiny_cfg: ModelConfig, tiny_params: Params):
         end_to_end=SETTINGS,
     )
 
-    def train(workdir: Path, play: Dice) -> Params:
-        run = Run(settings, workdir, make_mesh(MeshSettings(), jax.devices()[:1]))
+    def train(workdir: Path, play: Dice, lora: LoraSettings = NO_LORA) -> Params:
+        run = Run(
+            dataclasses.replace(settings, lora=lora),
+            workdir,
+            make_mesh(MeshSettings(), jax.devices()[:1]),
+        )
         vars(run)["cfg"] = tiny_cfg
         params = jax.device_put(jax.tree.map(np.array, tiny_params), run.shardings)
         with jax.set_mesh(run.mesh):
-            return jax.device_get(train_on_episodes(run, play, TASKS, params))
+            policy = run.with_adapters(params)
+            return jax.device_get(train_on_episodes(run, play, TASKS, policy))
 
     return train
 
@@ -90,3 +96,21 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, train, tiny_params):
     assert len({line["reward_mean"] for line in steps(tmp_path / "whole")}) == 5
     # Two of six tasks a step, each once an epoch.
     assert sorted(np.ravel(whole.played[:3])) == [task.id for task in TASKS]
+
+
+def test_a_killed_run_with_adapters_ends_with_the_same_bits(tmp_path, train, tiny_params):
+    lora = LoraSettings(rank=2, targets=("q", "down"), rate=3.0)
+    whole, broken = Dice(), Dice(killed=4)
+    expected = train(tmp_path / "whole", whole, lora)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "broken", broken, lora)
+    found = train(tmp_path / "broken", Dice(), lora)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert steps(tmp_path / "broken") == steps(tmp_path / "whole")
+    assert [line["lr"] for line in steps(tmp_path / "whole")] == pytest.approx([3e-2] * 5)
+    base, own = detach(found)
+    jax.tree.map(np.testing.assert_array_equal, base, tiny_params)
+    assert all(np.any(factors.b) for factors in own.factors.values())
+    # The checkpoint has no room for the base.
+    files = (tmp_path / "whole/end_to_end/checkpoints").rglob("*")
+    assert sum(path.stat().st_size for path in files if path.is_file()) < tiny_params.embed.nbytes
