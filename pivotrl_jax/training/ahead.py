@@ -76,7 +76,7 @@ def _packed(samples: Sequence[Sequence[Sample]]) -> str:
         drafted=np.array([one.drafted for one in drawn]),
         lengths=np.array([len(one.tokens) for one in drawn]),
         group=np.array(len(samples[0])),
-        routes=np.concatenate(routes or [[]]),
+        routes=np.concatenate(routes or [np.zeros(0)]),
     )
     return base64.b64encode(file.getvalue()).decode()
 

@@ -117,9 +117,8 @@ def policy_batch(
     together = [[parts[i] for i in own] for own in shared]
     batch = _assemble(together, pivots=pivots, multiple=multiple)
     routes = rollout.samples[0][0].routes
-    if routes is None:
-        return batch
-    return dataclasses.replace(batch, routes=_routes(together, batch, routes[:0]))
+    found = None if routes is None else _routes(together, batch, routes[:0])
+    return dataclasses.replace(batch, routes=found)
 
 
 def _pivots(
