@@ -341,6 +341,12 @@ def test_without_replay_nothing_is_recorded(params, batch, update):
     assert "i8[" not in programs(False)
 
 
+def test_rows_of_padding_have_no_routes(batch):
+    routes_MRTNJ = micro_batches(batch, 3).routes
+    np.testing.assert_array_equal(routes_MRTNJ[0, :2], batch.routes)
+    assert (routes_MRTNJ[0, 2] == -1).all()
+
+
 def test_routes_outlast_a_checkpoint(drawn):
     again = _unpacked(_packed(drawn.samples))
     for one, other in zip(chain(*drawn.samples), chain(*again), strict=True):
