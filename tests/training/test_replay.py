@@ -34,7 +34,7 @@ from pivotrl_jax.trees import causal
 
 CFG = shrink(QWEN_3_30B_A3B, vocab=16, width=32, layers=2, kv_heads=2, head_dim=8, ffn=16)
 LAYERS, ACTIVE = CFG.layers, CFG.experts.active
-ENDS, CAP, K, MULTIPLE = (3, 7), 8, 6, 32
+ENDS, CAP, K, MULTIPLE = (3, 7, 9, 12), 8, 6, 32
 HOW = SamplingSettings(max_tokens=CAP)
 SETTINGS = TrainSettings(
     rows=2, pivots_per_row=2, samples=K, row_multiple=MULTIPLE, sampling=HOW, replay_routes=True
