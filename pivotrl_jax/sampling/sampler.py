@@ -102,9 +102,10 @@ def sample(
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
         with device("decode"):
             slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
-            state = slots.running_RB, slots.length_RB, slots.drawn, slots.routes_RBSNJ
-            state = jax.device_get(state)
-        _harvest(*state, rows, ends)
+            running, lengths, drawn, chosen = jax.device_get(
+                (slots.running_RB, slots.length_RB, slots.drawn, slots.routes_RBSNJ)
+            )
+        _harvest(running, lengths, drawn, chosen, rows, ends)
         for row in rows:
             if row.finished:
                 yield row.trunk, [row.done[i] for i in range(len(row.done))]
