@@ -83,7 +83,7 @@ def loaded(params: Params, cfg: ModelConfig, shape: Shape, settings: SamplingSet
     rng = np.random.default_rng(0)
     for row in range(shape.trunks):
         tokens_QL = jnp.asarray(rng.integers(cfg.vocab, size=(1, shape.length)), jnp.int32)
-        slots, _ = load_trunks(params, cfg, slots, tokens_QL, jnp.array([row]))
+        slots, *_ = load_trunks(params, cfg, slots, tokens_QL, jnp.array([row]))
     return slots
 
 

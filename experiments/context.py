@@ -27,7 +27,13 @@ from pivotrl_jax.models.pretrained import Pretrained, default_cache, resolve
 from pivotrl_jax.parallel import VARIABLES, make_mesh, shardings
 from pivotrl_jax.pivots import Judging, Truncated
 from pivotrl_jax.text import Tokenizer
-from pivotrl_jax.training import EndToEndSettings, TraceSteps, TrainSettings, Watch
+from pivotrl_jax.training import (
+    EndToEndSettings,
+    TraceSteps,
+    TrainSettings,
+    Watch,
+    require_experts,
+)
 
 # Streams of the run's random key.
 PROFILE, EVALUATE, TRAIN, END_TO_END, ADAPTERS = 1, 2, 3, 4, 5
@@ -166,6 +172,8 @@ def open_run(settings: Settings, workdir: Path, trace: TraceSteps | None = None)
     # A misspelt name fails now, not after hours of sampling.
     run.judging()
     run.update_judging()
+    if settings.train.replay_routes:
+        require_experts(run.cfg)
     for domain in run.domains.values():
         if domain.judge is not None:
             domain.judge.check()

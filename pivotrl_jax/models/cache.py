@@ -13,6 +13,7 @@ from kernels.backend import on_mesh
 from kernels.tree_attention import tree_attention
 from kernels.tree_decode import append, tree_decode
 from pivotrl_jax.models.config import ModelConfig
+from pivotrl_jax.models.experts import likeliest, recording
 from pivotrl_jax.models.params import LayerParams, Params
 from pivotrl_jax.models.transformer import LayerKind, embedded, layer, layer_kinds, rms_norm
 from pivotrl_jax.parallel.sharding import constrain
@@ -41,27 +42,37 @@ def unstack(stacked: Any, layers: int) -> list[Any]:
 
 
 def prefill(
-    params: Params, cfg: ModelConfig, tokens_RL: Int[Array, "R L"]
-) -> tuple[Float[Array, "R L D"], Cache]:
-    """Final normed hidden states of causal trunks, and their keys and values."""
+    params: Params, cfg: ModelConfig, tokens_RL: Int[Array, "R L"], *, routes: bool = False
+) -> tuple[Float[Array, "R L D"], Cache, Int[Array, "R L N J"] | None]:
+    """Final normed hidden states of causal trunks, and their keys and values.
+
+    With `routes` also the experts that every token went through; the model must have some.
+    """
     tree = causal(tokens_RL)
     x = embedded(params, cfg, tokens_RL)
 
-    def body(x: jax.Array, own: tuple[LayerParams, LayerKind]) -> tuple[jax.Array, LayerCache]:
+    def body(
+        x: jax.Array, own: tuple[LayerParams, LayerKind]
+    ) -> tuple[jax.Array, tuple[LayerCache, list[jax.Array]]]:
         p, kind = own
-        kept = []
+        kept: list[LayerCache] = []
+        chosen: list[jax.Array] = []
+        pick = recording(chosen) if routes else likeliest
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             # As the decode step multiplies them: it then reads both without a transpose.
             kept.append(LayerCache(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)))
             return tree_attention(q, k, v, tree, kind.window)
 
-        x = layer(p, cfg, x, tree.positions, kind.freqs, attend)
+        x = layer(p, cfg, x, tree.positions, kind.freqs, attend, pick)
         cache = jax.tree.map(lambda a: constrain(a, "rows", "kv_heads", None, None), kept[0])
-        return constrain(x, "rows", None, None), cache
+        return constrain(x, "rows", None, None), (cache, chosen)
 
-    x, stacked = jax.lax.scan(body, x, (params.layers, layer_kinds(cfg)))
-    return rms_norm(x, params.final_norm, cfg), unstack(stacked, cfg.layers)
+    x, (stacked, chosen) = jax.lax.scan(body, x, (params.layers, layer_kinds(cfg)))
+    routes_RLNJ = None
+    if routes:
+        routes_RLNJ = jnp.moveaxis(chosen[0].reshape(cfg.layers, *tokens_RL.shape, -1), 0, 2)
+    return rms_norm(x, params.final_norm, cfg), unstack(stacked, cfg.layers), routes_RLNJ
 
 
 def trunk_cache(cfg: ModelConfig, rows: int, length: int) -> Cache:
@@ -157,11 +168,18 @@ def decode_step(
     start_RB: Int[Array, "R B"],
     trunk: Cache,
     own: Cache,
-) -> tuple[Float[Array, "R B D"], Cache]:
-    """Feeds token number `step` of every branch; returns final hidden states and grown caches."""
+    *,
+    routes: bool = False,
+) -> tuple[Float[Array, "R B D"], Cache, Int[Array, "R B N J"] | None]:
+    """Feeds token number `step` of every branch; returns final hidden states and grown caches.
+
+    With `routes` also the experts that the tokens went through; the model must have some.
+    """
     x = embedded(params, cfg, tokens_RB)
     kinds = unstack(layer_kinds(cfg), cfg.layers)
     grown: Cache = []
+    chosen: list[jax.Array] = []
+    pick = recording(chosen) if routes else likeliest
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         k, v = append(own[index].k, own[index].v, k, v, step_RB)
@@ -170,5 +188,8 @@ def decode_step(
         return tree_decode(q, of_trunk.k, of_trunk.v, k, v, start_RB, step_RB, window)
 
     for index, p in enumerate(layers):
-        x = layer(p, cfg, x, start_RB + step_RB, kinds[index].freqs, partial(attend, index))
-    return rms_norm(x, params.final_norm, cfg), grown
+        x = layer(p, cfg, x, start_RB + step_RB, kinds[index].freqs, partial(attend, index), pick)
+    routes_RBNJ = None
+    if routes:
+        routes_RBNJ = jnp.stack(chosen, axis=1).reshape(*tokens_RB.shape, cfg.layers, -1)
+    return rms_norm(x, params.final_norm, cfg), grown, routes_RBNJ

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
@@ -21,10 +22,38 @@ from pivotrl_jax.parallel.sharding import spec
 Pick = Callable[[ExpertConfig, jax.Array], jax.Array]
 # Names of the products that a policy of `jax.checkpoint` may keep.
 PRODUCTS = ("expert_gate", "expert_up")
+# In the place of a token's experts that nobody has recorded.
+UNKNOWN = -1
 
 
 def likeliest(cfg: ExpertConfig, probs_TX: Float[Array, "T X"]) -> Int[Array, "T J"]:
     return jax.lax.top_k(probs_TX, cfg.active)[1]
+
+
+def recording(kept: list[jax.Array]) -> Pick:
+    """`likeliest`, which adds what it chooses to `kept` in the dtype of `route_dtype`."""
+
+    def pick(cfg: ExpertConfig, probs_TX: jax.Array) -> jax.Array:
+        chosen_TJ = likeliest(cfg, probs_TX)
+        kept.append(chosen_TJ.astype(route_dtype(cfg)))
+        return chosen_TJ
+
+    return pick
+
+
+def route_dtype(cfg: ExpertConfig) -> np.dtype:
+    """The smallest that holds the number of every expert and UNKNOWN."""
+    return np.min_scalar_type(-cfg.number)
+
+
+def replayed(recorded_TJ: Int[Array, "T J"], likely_TJ: Int[Array, "T J"]) -> Int[Array, "T J"]:
+    """The recorded experts of every token, the likely ones where they are UNKNOWN."""
+    return jnp.where(recorded_TJ == UNKNOWN, likely_TJ, recorded_TJ)
+
+
+def differ(a_TJ: Int[Array, "T J"], b_TJ: Int[Array, "T J"]) -> Bool[Array, "T"]:
+    """Whether a token's experts are others, in whatever order."""
+    return (jnp.sort(a_TJ, axis=1) != jnp.sort(b_TJ, axis=1)).any(axis=1)
 
 
 def expert_layer(

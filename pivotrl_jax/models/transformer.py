@@ -13,11 +13,19 @@ from typing import Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kernels.tree_attention import RESIDUALS, tree_attention
 from pivotrl_jax.models.config import ExpertConfig, LinearScaling, ModelConfig, RopeScaling
-from pivotrl_jax.models.experts import PRODUCTS, Pick, expert_layer, likeliest, load
+from pivotrl_jax.models.experts import (
+    PRODUCTS,
+    Pick,
+    differ,
+    expert_layer,
+    likeliest,
+    load,
+    replayed,
+)
 from pivotrl_jax.models.lora import PROJECTED, project
 from pivotrl_jax.models.params import LayerParams, Params, head
 from pivotrl_jax.parallel.sharding import constrain
@@ -194,29 +202,46 @@ def hidden(
 
 
 def hidden_and_load(
-    params: Params, cfg: ModelConfig, tree: TokenTree, remat: Remat = "dots"
-) -> tuple[Float[Array, "R T D"], Int[Array, "N X"] | None]:
-    """`hidden`, and how many tokens each expert of each layer got; None without experts."""
+    params: Params,
+    cfg: ModelConfig,
+    tree: TokenTree,
+    remat: Remat = "dots",
+    routes_RTNJ: Int[Array, "R T N J"] | None = None,
+) -> tuple[Float[Array, "R T D"], Int[Array, "N X"] | None, Bool[Array, "N R T"] | None]:
+    """`hidden`, and how many tokens each expert of each layer got; None without experts.
+
+    With `routes_RTNJ` tokens go through these experts (Ma et al. 2025, arXiv 2510.11370), and
+    through their likeliest where they are `experts.UNKNOWN`. Their weights are the router's own
+    probabilities of them either way, so that it has a gradient. The last result then says of which
+    tokens the recorded experts are not the likeliest.
+    """
     x = embedded(params, cfg, tree.tokens)
+    routes_NRTJ = None if routes_RTNJ is None else jnp.moveaxis(routes_RTNJ, 2, 0)
 
     @partial(jax.checkpoint, policy=REMAT[remat])
     def body(
-        x: jax.Array, own: tuple[LayerParams, LayerKind]
-    ) -> tuple[jax.Array, jax.Array | None]:
-        p, kind = own
-        loads = []
+        x: jax.Array, own: tuple[LayerParams, LayerKind, jax.Array | None]
+    ) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
+        p, kind, routes_RTJ = own
+        loads, changed = [], []
 
         def pick(experts: ExpertConfig, probs_TX: jax.Array) -> jax.Array:
             chosen_TJ = likeliest(experts, probs_TX)
+            if routes_RTJ is not None:
+                likely_TJ = chosen_TJ
+                chosen_TJ = replayed(routes_RTJ.reshape(likely_TJ.shape), likely_TJ)
+                changed.append(differ(chosen_TJ, likely_TJ).reshape(tree.shape))
             loads.append(load(chosen_TJ, tree.segments.reshape(-1) >= 0, experts.number))
             return chosen_TJ
 
         attend = partial(tree_attention, tree=tree, window=kind.window)
         x = layer(p, cfg, x, tree.positions, kind.freqs, attend, pick)
-        return constrain(x, "rows", None, None), loads[0] if loads else None
+        found = loads[0] if loads else None, changed[0] if changed else None
+        return constrain(x, "rows", None, None), found
 
-    x, load_NX = jax.lax.scan(body, x, (params.layers, layer_kinds(cfg)))
-    return rms_norm(x, params.final_norm, cfg), load_NX
+    layers = params.layers, layer_kinds(cfg), routes_NRTJ
+    x, (load_NX, changed_NRT) = jax.lax.scan(body, x, layers)
+    return rms_norm(x, params.final_norm, cfg), load_NX, changed_NRT
 
 
 def logits(params: Params, cfg: ModelConfig, tokens_RT: Int[Array, "R T"]) -> Float[Array, "R T V"]:

@@ -84,12 +84,13 @@ def rollouts(
     mesh: Mesh,
     done: Set[str] = frozenset(),
     *,
+    routes: bool = False,
     device: DeviceCalls = jax.profiler.TraceAnnotation,
 ) -> Iterator[Rollouts]:
     """`samples` actions at every turn of `rows`, one `Rollouts` a row, in the order they end.
 
     The draws of a turn depend on `key`, its id and the sample's number, not on the batch. Rows
-    whose turns are all in `done` (ids) are left out.
+    whose turns are all in `done` (ids) are left out. With `routes` samples have theirs.
     """
     requests = [
         [
@@ -103,6 +104,7 @@ def rollouts(
     finished = {i for i, (_, part) in enumerate(rows) if {t.id for t in part} <= done}
     served = sample(
         params, cfg, histories, requests, key, tokenizer.ends, sampling, engine, mesh, finished,
+        routes=routes,
         device=device,
     )  # fmt: skip
     for number, out in served:

@@ -131,11 +131,12 @@ def follow_experts(
     ends: tuple[int, ...],
     settings: SamplingSettings,
     mesh: Mesh,
+    routes_QLNJ: Int[np.ndarray, "Q L N J"] | None = None,
 ) -> list[list[Sample]]:
     """How far every request of Q prefilled trunks follows its expert: its sample so far.
 
     One that is not `truncated` or has `max_tokens` tokens needs no decoding. No candidate has more
-    than `most` requests.
+    than `most` requests. `routes_QLNJ` are the trunks' own, if those of the samples are wanted.
     """
     drafts = [[_EMPTY] * len(own) for own in requests]
     by_candidate = [groups(own) for own in requests]
@@ -151,12 +152,14 @@ def follow_experts(
             for place, number in enumerate(members):
                 n = int(found.accepted_QK[row, place])
                 ended = n > 0 and expert_QS[row, n - 1] in ends
+                start = start_Q[row]
                 drafts[row][number] = Sample(
                     expert_QS[row, :n],
                     found.behaviour_QS[row, :n],
                     found.plain_QS[row, :n],
                     truncated=not ended,
                     drafted=n,
+                    routes=None if routes_QLNJ is None else routes_QLNJ[row, start : start + n],
                 )
     return drafts
 

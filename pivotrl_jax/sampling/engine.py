@@ -24,6 +24,7 @@ from pivotrl_jax.models.cache import (
     unstack,
 )
 from pivotrl_jax.models.config import ModelConfig
+from pivotrl_jax.models.experts import UNKNOWN, route_dtype
 from pivotrl_jax.models.params import LayerParams, Params, decoding_axes, head
 from pivotrl_jax.parallel.sharding import constrain, row_shards
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
@@ -50,6 +51,9 @@ class Slots:
     running_RB: Bool[Array, "R B"]
     hidden_RBD: Float[Array, "R B D"]  # final hidden state before the next draw
     keys_RB: PRNGKeyArray
+    # The experts that a slot's token number s went through, if it was decoded and read; what
+    # stands at all others is without meaning. None where routes are not recorded.
+    routes_RBSNJ: Int[Array, "R B S N J"] | None = None
 
 
 @flax.struct.dataclass
@@ -64,11 +68,19 @@ class Refill:
     keys_RB: PRNGKeyArray
 
 
-@partial(jax.jit, static_argnames=("cfg", "settings", "shape", "length"))
+@partial(jax.jit, static_argnames=("cfg", "settings", "shape", "length", "routes"))
 def idle_slots(
-    cfg: ModelConfig, settings: SamplingSettings, shape: tuple[int, int], length: int
+    cfg: ModelConfig,
+    settings: SamplingSettings,
+    shape: tuple[int, int],
+    length: int,
+    *,
+    routes: bool = False,
 ) -> Slots:
-    """R rows of B slots (`shape`) with room for trunks of `length` tokens; nothing runs."""
+    """R rows of B slots (`shape`) with room for trunks of `length` tokens; nothing runs.
+
+    With `routes` the slots record the experts of their tokens.
+    """
     rows = shape[0]
     zeros = jnp.zeros((*shape, settings.max_tokens), jnp.float32)
     return Slots(
@@ -84,7 +96,17 @@ def idle_slots(
         running_RB=jnp.zeros(shape, bool),
         hidden_RBD=jnp.zeros((*shape, cfg.width), cfg.dtype),
         keys_RB=jnp.broadcast_to(jax.random.key(0), shape),
+        routes_RBSNJ=_no_routes(cfg, (*shape, settings.max_tokens)) if routes else None,
     )
+
+
+def _no_routes(cfg: ModelConfig, shape: tuple[int, ...]) -> Int[Array, "R B S N J"]:
+    """Raises ValueError for a model without experts."""
+    if cfg.experts is None:
+        raise ValueError(f"{cfg.name} has no experts, and so no routes to record")
+    shape = (*shape, cfg.layers, cfg.experts.active)
+    unknown = jnp.full(shape, UNKNOWN, route_dtype(cfg.experts))
+    return constrain(unknown, "rows", None, None, None, None)
 
 
 @partial(jax.jit, static_argnames="cfg", donate_argnames="slots")
@@ -94,20 +116,22 @@ def load_trunks(
     slots: Slots,
     trunks_QL: Int[Array, "Q L"],
     rows_Q: Int[Array, "Q"],
-) -> tuple[Slots, Float[Array, "Q L D"]]:
+) -> tuple[Slots, Float[Array, "Q L D"], Int[Array, "Q L N J"] | None]:
     """Prefills Q trunks into the rows `rows_Q`; a row number beyond R is dropped.
 
-    Returns their final hidden states as well.
+    Returns their final hidden states as well, and the experts of their tokens where the slots
+    record routes.
     """
+    routes = slots.routes_RBSNJ is not None
     with jax.named_scope("prefill"):
-        hidden_QLD, trunk = prefill(params, cfg, trunks_QL)
+        hidden_QLD, trunk, routes_QLNJ = prefill(params, cfg, trunks_QL, routes=routes)
     put = lambda old, new: old.at[rows_Q].set(new, mode="drop")  # noqa: E731
     filled = dataclasses.replace(
         slots,
         trunk=jax.tree.map(put, slots.trunk, trunk),
         trunk_hidden_RLD=put(slots.trunk_hidden_RLD, hidden_QLD),
     )
-    return filled, hidden_QLD
+    return filled, hidden_QLD, routes_QLNJ
 
 
 @partial(jax.jit, static_argnames="cfg", donate_argnames="slots")
@@ -178,7 +202,7 @@ def advance(
         with jax.named_scope("draw"):
             tokens_RB, slots = _draw(params, slots, settings, ends)
         with jax.named_scope("decode"):
-            hidden_RBD, own = decode_step(
+            hidden_RBD, own, routes_RBNJ = decode_step(
                 params,
                 layers,
                 cfg,
@@ -188,8 +212,10 @@ def advance(
                 jnp.where(slots.running_RB, slots.start_RB, 0),
                 slots.trunk,
                 slots.own,
+                routes=slots.routes_RBSNJ is not None,
             )
-        return count + 1, dataclasses.replace(slots, hidden_RBD=hidden_RBD, own=own)
+        slots = dataclasses.replace(_recorded(slots, routes_RBNJ), hidden_RBD=hidden_RBD, own=own)
+        return count + 1, slots
 
     return jax.lax.while_loop(going, step, (jnp.int32(0), slots))[1]
 
@@ -228,6 +254,17 @@ def _draw(
     length = length + running
     running = running & ~_among(tokens, ends) & (length < settings.max_tokens)
     return tokens, dataclasses.replace(slots, drawn=drawn, length_RB=length, running_RB=running)
+
+
+def _recorded(slots: Slots, routes_RBNJ: Int[Array, "R B N J"] | None) -> Slots:
+    """With the experts of the tokens that were read, the last drawn ones of running slots."""
+    if slots.routes_RBSNJ is None:
+        return slots
+    row, branch = jnp.indices(slots.length_RB.shape, sparse=True)
+    # An idle slot's place is beyond its tokens.
+    place_RB = jnp.where(slots.running_RB, slots.length_RB - 1, slots.routes_RBSNJ.shape[2])
+    routes_RBSNJ = slots.routes_RBSNJ.at[row, branch, place_RB].set(routes_RBNJ, mode="drop")
+    return dataclasses.replace(slots, routes_RBSNJ=routes_RBSNJ)
 
 
 def _among(tokens_RB: Int[Array, "R B"], ends: tuple[int, ...]) -> Bool[Array, "R B"]:

@@ -1,5 +1,6 @@
 """The host half of the sampler: a queue of requests for every resident trunk."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.models.experts import UNKNOWN
 from pivotrl_jax.parallel import put_rows, row_shards
 from pivotrl_jax.sampling.drafts import follow_experts, groups
 from pivotrl_jax.sampling.engine import (
@@ -30,7 +32,7 @@ class _Row:
     def __init__(self) -> None:
         self.trunk = -1  # idle
         self.waiting: deque[tuple[int, Request, Sample]] = deque()
-        self.in_slot: dict[int, tuple[int, int]] = {}  # slot to number and drafted tokens
+        self.in_slot: dict[int, tuple[int, Sample]] = {}  # slot to number and draft
         self.done: dict[int, Sample] = {}
 
     def serve(self, trunk: int, requests: Sequence[Request], drafts: Sequence[Sample]) -> None:
@@ -59,6 +61,7 @@ def sample(
     mesh: Mesh,
     done: Collection[int] = (),
     *,
+    routes: bool = False,
     device: DeviceCalls = jax.profiler.TraceAnnotation,
 ) -> Iterator[tuple[int, list[Sample]]]:
     """Serves the requests of every trunk; yields (number of the trunk, its samples) as they end.
@@ -69,18 +72,20 @@ def sample(
     A trunk is prefilled once for all its requests, and the samples follow the expert's action as
     far as they agree with it. Between chunks of decoding, free slots take the next requests of
     their trunk, and finished rows the next trunk, so that short samples do not wait for long ones.
+
+    With `routes` samples have theirs; ValueError for a model without experts.
     """
     shape, length = engine_shape(requests, engine, mesh)
     most = max((len(group) for own in requests for group in groups(own)), default=1)
     layers = decoding_layers(params, cfg)
-    slots = idle_slots(cfg, sampling, shape, length)
+    slots = idle_slots(cfg, sampling, shape, length, routes=routes)
     rows = [_Row() for _ in range(shape[0])]
     pending = deque(number for number in range(len(requests)) if number not in done)
     while pending or any(row.trunk >= 0 for row in rows):
         for numbers, places in _assign(rows, pending, mesh):
             tokens_QL = np.stack([_padded(trunks[number], length) for number in numbers])
             with device("prefill"):
-                slots, hidden_QLD = load_trunks(
+                slots, hidden_QLD, routes_QLNJ = load_trunks(
                     params, cfg, slots, *put_rows((tokens_QL, places), mesh)
                 )
             wanted = [
@@ -88,18 +93,19 @@ def sample(
             ]
             with device("draft"):
                 drafts = follow_experts(
-                    params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh
-                )
+                    params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh,
+                    jax.device_get(routes_QLNJ),
+                )  # fmt: skip
             for number, place, own, drafted in zip(numbers, places, wanted, drafts, strict=True):
                 if place < len(rows):
                     rows[place].serve(number, own, drafted)
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
         with device("decode"):
             slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
-            running, lengths, drawn = jax.device_get(
-                (slots.running_RB, slots.length_RB, slots.drawn)
+            running, lengths, drawn, chosen = jax.device_get(
+                (slots.running_RB, slots.length_RB, slots.drawn, slots.routes_RBSNJ)
             )
-        _harvest(running, lengths, drawn, rows, ends)
+        _harvest(running, lengths, drawn, chosen, rows, ends)
         for row in rows:
             if row.finished:
                 yield row.trunk, [row.done[i] for i in range(len(row.done))]
@@ -156,7 +162,7 @@ def _next(rows: Sequence[_Row], key: PRNGKeyArray, slots: int, cap: int, mesh: M
                 at = (place, slot)
                 index, request, so_far = row.waiting.popleft()
                 n = so_far.drafted
-                row.in_slot[slot] = (index, n)
+                row.in_slot[slot] = (index, so_far)
                 fresh[at], start[at], drafted[at] = True, request.start + n, n
                 candidate[at], number[at] = request.candidate, request.sample
                 tokens[at][:n], behaviour[at][:n] = so_far.tokens, so_far.behaviour
@@ -171,15 +177,29 @@ def _harvest(
     running_RB: Bool[np.ndarray, "R B"],
     length_RB: Int[np.ndarray, "R B"],
     drawn: Drawn,
+    routes_RBSNJ: Int[np.ndarray, "R B S N J"] | None,
     rows: Sequence[_Row],
     ends: tuple[int, ...],
 ) -> None:
     """Moves the samples of ended slots to their rows' `done` and frees the slots."""
     for place, row in enumerate(rows):
         for slot in [slot for slot in row.in_slot if not running_RB[place, slot]]:
-            number, drafted = row.in_slot.pop(slot)
+            number, so_far = row.in_slot.pop(slot)
             at = (place, slot)
-            row.done[number] = drawn_in(drawn, at, length_RB[at], ends, drafted)
+            ended = drawn_in(drawn, at, length_RB[at], ends, so_far.drafted)
+            if so_far.routes is not None and routes_RBSNJ is not None:
+                own = _joined(so_far.routes, routes_RBSNJ[at][: length_RB[at]])
+                ended = dataclasses.replace(ended, routes=own)
+            row.done[number] = ended
+
+
+def _joined(
+    draft_SNJ: Int[np.ndarray, "S N J"], slot_SNJ: Int[np.ndarray, "S N J"]
+) -> Int[np.ndarray, "S N J"]:
+    """The routes of an ended slot's tokens: the draft's, then those of its own."""
+    own = slot_SNJ[len(draft_SNJ) :].copy()
+    own[-1:] = UNKNOWN
+    return np.concatenate([draft_SNJ, own])
 
 
 def drawn_in(

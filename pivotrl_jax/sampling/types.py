@@ -29,6 +29,9 @@ class Sample:
     `behaviour` is the log-prob of each token under the distribution it was drawn from (tempered,
     truncated, renormalised), `plain` the one at temperature 1 with nothing left out. The first
     `drafted` tokens are the expert's and cost no decoding.
+
+    `routes`, where they were asked for, are the J experts of N layers that each token went through,
+    `models.experts.UNKNOWN` for a last token that was drawn and never read.
     """
 
     tokens: Int[np.ndarray, "T"]
@@ -36,6 +39,7 @@ class Sample:
     plain: Float[np.ndarray, "T"]
     truncated: bool
     drafted: int = 0
+    routes: Int[np.ndarray, "T N J"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pivotrl_jax.training.metrics import MetricWriter
 from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.online import OnlineBatches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
-from pivotrl_jax.training.pivotrl import Observe, PivotStep, TrainSettings
+from pivotrl_jax.training.pivotrl import Observe, PivotStep, TrainSettings, require_experts
 from pivotrl_jax.training.tracing import Tracer, TraceSteps, parse_steps
 from pivotrl_jax.training.update import (
     PolicyBatch,
@@ -71,6 +71,7 @@ __all__ = [
     "parse_steps",
     "policy_batch",
     "policy_update",
+    "require_experts",
     "run_steps",
     "state_shardings",
     "supervised_batch",

@@ -65,6 +65,7 @@ class OneAhead:
 def _packed(samples: Sequence[Sequence[Sample]]) -> str:
     """K samples of each of P turns as text, to the bit."""
     drawn = [one for group in samples for one in group]
+    routes = [one.routes for one in drawn if one.routes is not None]
     file = io.BytesIO()
     np.savez(
         file,
@@ -75,6 +76,7 @@ def _packed(samples: Sequence[Sequence[Sample]]) -> str:
         drafted=np.array([one.drafted for one in drawn]),
         lengths=np.array([len(one.tokens) for one in drawn]),
         group=np.array(len(samples[0])),
+        routes=np.concatenate(routes or [np.zeros(0)]),
     )
     return base64.b64encode(file.getvalue()).decode()
 
@@ -85,5 +87,6 @@ def _unpacked(text: str) -> list[Sequence[Sample]]:
     ends = np.cumsum(found["lengths"])[:-1]
     parts = (np.split(found[name], ends) for name in ("tokens", "behaviour", "plain"))
     flags = (found[name].tolist() for name in ("truncated", "drafted"))
-    drawn = [Sample(*one) for one in zip(*parts, *flags, strict=True)]
+    routes = np.split(found["routes"], ends) if found["routes"].size else [None] * (len(ends) + 1)
+    drawn = [Sample(*one) for one in zip(*parts, *flags, routes, strict=True)]
     return list(chunks(drawn, int(found["group"])))

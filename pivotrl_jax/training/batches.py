@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from kernels.grpo import Groups
 from pivotrl_jax.environments import Played
+from pivotrl_jax.models.experts import UNKNOWN
 from pivotrl_jax.pivots import Rollouts, Row
 from pivotrl_jax.training.update import ExpertTokens, PolicyBatch, SupervisedBatch
 from pivotrl_jax.trees import Tree, balanced, build_row, round_up, stack
@@ -65,11 +66,12 @@ def _weighed(
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Actions:
     """What is scored of the sequence that ends in one branch: places in it, log-probs as sampled,
-    and whose sample it is (p * K + k)."""
+    whose sample it is (p * K + k), and experts where recorded."""
 
     places: Int[np.ndarray, "A"]
     logp: Float[np.ndarray, "A"]
     sample: int
+    routes: Int[np.ndarray, "A N J"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +104,8 @@ def policy_batch(
     trunk tokens, scored once for each sample that has them; a branch holds the rest. `rollout`
     holds the turns of `rows`, at most `pivots` of each, in their order. A sample that is not valid
     (error, truncated) stays out. With `experts` the batch has the tokens of its turns' expert
-    actions, too, whatever became of the samples.
+    actions, too, whatever became of the samples. Where samples have routes, so has the batch, of
+    their tokens alone: the histories are left to the router, which chooses there as it did before.
     """
     first = np.cumsum([0] + [len(part) for _, part in rows])
     groups = Groups(reward_PK, valid_PK, malformed_PK)  # type: ignore[arg-type]
@@ -112,7 +115,10 @@ def policy_batch(
     ]
     shared = _shared([len(part.tree.trunk) + part.tree.own for part in parts], shards)
     together = [[parts[i] for i in own] for own in shared]
-    return _assemble(together, pivots=pivots, multiple=multiple)
+    batch = _assemble(together, pivots=pivots, multiple=multiple)
+    routes = rollout.samples[0][0].routes
+    found = None if routes is None else _routes(together, batch, routes[:0])
+    return dataclasses.replace(batch, routes=found)
 
 
 def _pivots(
@@ -126,7 +132,8 @@ def _pivots(
         start, drawn = starts[i], samples[i][j]
         branches.append((start + drawn.drafted, drawn.tokens[drawn.drafted :]))
         places = start + np.arange(len(drawn.tokens))
-        actions.append(_Actions(places, drawn.behaviour, i * len(samples[i]) + j))
+        number = i * len(samples[i]) + j
+        actions.append(_Actions(places, drawn.behaviour, number, drawn.routes))
     spans = [(turn.start, turn.end) for turn in rollout.turns[turns]] if experts else []
     end = max([*starts, *(leaf for leaf, _ in branches), *(end for _, end in spans)])
     return _Part(Tree(trunk[:end], branches), actions, own, spans)
@@ -223,6 +230,17 @@ def _assemble(together: Sequence[Sequence[_Part]], *, pivots: int, multiple: int
         groups=jax.tree.map(lambda *x: np.stack(x), *(_groups(own, most) for own in together)),
         experts=_experts(together, multiple),
     )
+
+
+def _routes(
+    together: Sequence[Sequence[_Part]], batch: PolicyBatch, none: Int[np.ndarray, "0 N J"]
+) -> Int[np.ndarray, "R T N J"]:
+    """Those of the scored tokens; samples that share a token of the trunk have the same."""
+    found = np.full((*batch.tree.shape, *none.shape[1:]), UNKNOWN, none.dtype)
+    for row, own in enumerate(together):
+        drawn = np.concatenate([none, *(one.routes for part in own for one in part.actions)])
+        found[row, batch.index[row, : len(drawn)]] = drawn
+    return found
 
 
 def _experts(together: Sequence[Sequence[_Part]], multiple: int) -> ExpertTokens | None:

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pivotrl_jax.models import Params
+from pivotrl_jax.models.experts import UNKNOWN
 from pivotrl_jax.parallel import put_rows, row_shards
 from pivotrl_jax.training.memory import device_memory, needed, rows_per_device, saturating
 from pivotrl_jax.training.update import Metrics, PolicyBatch, SupervisedBatch, TrainState
@@ -18,11 +19,13 @@ Batch = TypeVar("Batch", SupervisedBatch, PolicyBatch)
 def micro_batches(batch: Batch, rows: int) -> Batch:
     """[R, ...] as [M, rows, ...]; rows of zeros, which weigh nothing, fill the last one."""
 
-    def cut(x: np.ndarray) -> np.ndarray:
-        padding = np.zeros((-len(x) % rows, *x.shape[1:]), x.dtype)
+    def cut(path: tuple, x: np.ndarray) -> np.ndarray:
+        # Zeros would be routes that nobody has recorded.
+        fill = UNKNOWN if path[-1].name == "routes" else 0
+        padding = np.full((-len(x) % rows, *x.shape[1:]), fill, x.dtype)
         return np.concatenate([x, padding]).reshape(-1, rows, *x.shape[1:])
 
-    return jax.tree.map(cut, batch)
+    return jax.tree.map_with_path(cut, batch)
 
 
 def in_micro_batches(

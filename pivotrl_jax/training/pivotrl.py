@@ -48,6 +48,11 @@ class TrainSettings:
     at a step's pivots, a mean over their tokens, against the objective; their other turns stay out,
     so that nothing is learnt from that has not been selected. With `overlap` a step is sampled
     before the update of the one before it, see `training.ahead`.
+
+    With `replay_routes` the experts that sampled tokens went through are recorded, and their tokens
+    go through the same ones in the update, whatever the router would choose there. The metric
+    `experts/changed_routes` is the share of pairs of a layer and such a token for which it would
+    choose others.
     """
 
     steps: int = 100
@@ -63,6 +68,7 @@ class TrainSettings:
     curriculum: Literal["epochs", "online"] = "epochs"
     sft_coef: float = 0.0
     overlap: bool = False
+    replay_routes: bool = False
     save_every: int = 5
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
@@ -75,6 +81,15 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         require_untruncated(self.sampling, "train")
+
+
+def require_experts(cfg: ModelConfig) -> None:
+    """Raises UserError for a model without routes that could be replayed."""
+    if cfg.experts is None:
+        raise UserError(
+            f"train.replay_routes needs a model with experts, and {cfg.name} has none; set it to "
+            "False"
+        )
 
 
 def require_untruncated(sampling: SamplingSettings, path: str) -> None:
@@ -130,6 +145,10 @@ class PivotStep:
     watch: Watch = dataclasses.field(default_factory=Watch)
     base: Params | None = None
 
+    def __post_init__(self) -> None:
+        if self.settings.replay_routes:
+            require_experts(self.cfg)
+
     def __call__(
         self, state: TrainState, indices: np.ndarray, number: int
     ) -> tuple[TrainState, Mapping[str, float]]:
@@ -152,6 +171,7 @@ class PivotStep:
             settings.sampling,
             dataclasses.replace(self.engine, most=most),
             self.mesh,
+            routes=settings.replay_routes,
             device=self.watch,
         )
         # Rows come in the order in which they end.

@@ -33,7 +33,7 @@ from pivotrl_jax.models.lora import (
 )
 from pivotrl_jax.objectives import PolicySettings, SupervisedStats, loss_count, supervised_loss
 from pivotrl_jax.parallel import constrain, placed, replicated, shardings
-from pivotrl_jax.training.expert_load import load_metrics
+from pivotrl_jax.training.expert_load import change_metrics, count_changes, load_metrics
 from pivotrl_jax.trees import TokenTree
 
 
@@ -68,7 +68,8 @@ class ExpertTokens:
 @flax.struct.dataclass
 class PolicyBatch:
     """Like SupervisedBatch, with what eq. 7 needs to know: of every scored token its sample within
-    the row (p * K + k) and its log-prob when sampled, of every sample its reward."""
+    the row (p * K + k) and its log-prob when sampled, of every sample its reward. `routes` are the
+    experts that tokens went through when sampled, `models.experts.UNKNOWN` where not recorded."""
 
     tree: TokenTree  # *M R T
     index: Int[Any, "*M R A"]
@@ -77,6 +78,7 @@ class PolicyBatch:
     old_logp: Float[Any, "*M R A"]
     groups: Groups  # *M R P K
     experts: ExpertTokens | None = None  # for a supervised term
+    routes: Int[Any, "*M R T N J"] | None = None
 
 
 Metrics = dict[str, Any]  # scalars
@@ -191,7 +193,7 @@ def supervised_update(
 
         def loss(trained: Trained, micro: SupervisedBatch) -> tuple[jax.Array, Any]:
             params = policy_of(trained, base)
-            h, load = hidden_and_load(params, cfg, micro.tree, remat)
+            h, load, _ = hidden_and_load(params, cfg, micro.tree, remat)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
             scores = score(h_RAD, head(params), labels)
             with jax.named_scope("loss"):
@@ -228,8 +230,9 @@ def policy_update(
     The update takes the state, which is donated, the frozen policy pi_0 (None when `kl_coef` is 0),
     micro-batches and, where the state has adapters, their frozen base, and gives state and metrics.
     pi_0 is of the state's kind: with adapters it is others of the same base. Log-probs are those at
-    the sampling `temperature`, but for the experts'. ValueError where an `sft_coef` meets a batch
-    without `experts`.
+    the sampling `temperature`, but for the experts'. Where the batch has `routes`, the policy's
+    tokens go through these experts, while pi_0 follows its own router. ValueError where an
+    `sft_coef` meets a batch without `experts`.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
@@ -255,7 +258,8 @@ def policy_update(
                         policy_of(reference, base), cfg, micro.tree, micro.index,
                         temperature=temperature, remat=remat,
                     ).logp_T  # fmt: skip
-            h, load = hidden_and_load(params, cfg, micro.tree, remat)
+            h, load, changed = hidden_and_load(params, cfg, micro.tree, remat, micro.routes)
+            use = load, count_changes(changed, micro.routes, micro.index, micro.weight)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
             tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)
             with jax.named_scope("loss"):
@@ -264,13 +268,13 @@ def policy_update(
                     temperature=temperature,
                 )  # fmt: skip
             if micro.experts is None:
-                return value, (stats, None, load)
+                return value, (stats, None, use)
             nll, own = expert_loss(params, h, micro.tree, micro.experts, expert_tokens)
-            return value + sft_coef * nll, (stats, own, load)
+            return value + sft_coef * nll, (stats, own, use)
 
-        grads, value, (stats, own, load) = accumulate(loss, state.params, batch)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
-        metrics |= {**_policy_metrics(stats), **load_metrics(load)}
+        grads, value, (stats, own, (load, changes)) = accumulate(loss, state.params, batch)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **_policy_metrics(stats)}
+        metrics |= {**load_metrics(load), **change_metrics(changes)}
         if own is not None:
             metrics |= {
                 "sft_loss": own.nll.sum() / expert_tokens,

@@ -129,3 +129,8 @@ def test_a_misspelt_name_fails_before_anything_is_sampled(
 ) -> None:
     with pytest.raises(UserError, match=f"'{said}'"):
         open_run(changed(small_model, **{field: value}), tmp_path)
+
+
+def test_a_model_without_experts_cannot_replay_routes(small_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="replay_routes needs a model with experts"):
+        open_run(changed(small_model, train__replay_routes=True), tmp_path)

@@ -55,7 +55,7 @@ def test_pieces_read_one_after_the_other_are_the_trunk(family, case):
     cfg, params = family.cfg, family.params
     layers = unstack(params.layers, cfg.layers)
     tokens_RL = np.random.default_rng(0).integers(cfg.vocab, size=(ROWS, ROOM))
-    hidden_RLD, whole = read_at_once(params, cfg, jnp.asarray(tokens_RL, jnp.int32))
+    hidden_RLD, whole, _ = read_at_once(params, cfg, jnp.asarray(tokens_RL, jnp.int32))
     cache = before = stale(cfg)
     for pieces in schedule:
         hidden_QND, cache = read_pieces(params, layers, cfg, *arrays(pieces, tokens_RL), cache)

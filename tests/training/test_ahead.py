@@ -384,8 +384,8 @@ def test_a_row_is_verified_while_the_next_is_sampled(
 ):
     asked = threading.Event()
 
-    def slowly(*arguments: Any) -> Iterator[Rollouts]:
-        first, *others = rollouts(*arguments)
+    def slowly(*arguments: Any, **named: Any) -> Iterator[Rollouts]:
+        first, *others = rollouts(*arguments, **named)
         yield first
         assert asked.wait(60)
         yield from others

@@ -80,14 +80,14 @@ def test_every_token_but_padding_is_counted_with_each_of_its_experts(params):
     read = jax.jit(hidden_and_load, static_argnums=1)
     tree = causal(jnp.arange(24, dtype=jnp.int32).reshape(2, 12))
     tree = tree.replace(segments=jnp.where(tree.positions < 9, tree.segments, -1))
-    _, load_NX = read(params, CFG, tree)
+    _, load_NX, _ = read(params, CFG, tree)
     assert load_NX.shape == (2, 8)
     np.testing.assert_array_equal(load_NX.sum(axis=1), [2 * 9 * 2] * 2)
 
     # Without a preference the first experts are chosen.
     layers = params.layers.replace(router=jnp.zeros_like(params.layers.router))
     indifferent = params.replace(layers=layers)
-    _, load_NX = read(indifferent, CFG, tree)
+    _, load_NX, _ = read(indifferent, CFG, tree)
     np.testing.assert_array_equal(load_NX, [[18, 18, *[0] * 6]] * 2)
 
 

@@ -192,7 +192,7 @@ class Asked(Exception):
     """A step wants samples of the policy in `args`."""
 
 
-def ask(params: Params, *others: object) -> NoReturn:
+def ask(params: Params, *others: object, **named: object) -> NoReturn:
     raise Asked(params)
 
 
