@@ -1,10 +1,13 @@
-"""Mesh, sharding table and compiler flags."""
+"""Mesh, sharding table and compiler flags; the processes of a run on several hosts."""
 
+from pivotrl_jax.parallel.exchange import fetch, first, from_first, gather, highest, mine
+from pivotrl_jax.parallel.hosts import leave, require_shared, start
 from pivotrl_jax.parallel.mesh import AXES, MeshSettings, make_mesh
 from pivotrl_jax.parallel.platform import VARIABLES, set_flags
 from pivotrl_jax.parallel.sharding import (
     constrain,
     put_rows,
+    put_whole,
     replicated,
     row_shards,
     rows,
@@ -17,12 +20,22 @@ __all__ = [
     "VARIABLES",
     "MeshSettings",
     "constrain",
+    "fetch",
+    "first",
+    "from_first",
+    "gather",
+    "highest",
+    "leave",
     "make_mesh",
+    "mine",
     "put_rows",
+    "put_whole",
     "replicated",
+    "require_shared",
     "row_shards",
     "rows",
     "set_flags",
     "shardings",
     "spec",
+    "start",
 ]

@@ -3,13 +3,12 @@
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import put_rows, row_shards
+from pivotrl_jax.parallel import fetch, put_rows, row_shards
 from pivotrl_jax.sampling.drafts import follow_experts, groups
 from pivotrl_jax.sampling.engine import (
     Drawn,
@@ -96,9 +95,7 @@ def sample(
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
         with device("decode"):
             slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
-            running, lengths, drawn = jax.device_get(
-                (slots.running_RB, slots.length_RB, slots.drawn)
-            )
+            running, lengths, drawn = fetch((slots.running_RB, slots.length_RB, slots.drawn))
         _harvest(running, lengths, drawn, rows, ends)
         for row in rows:
             if row.finished:
