@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from experiments.context import Run, write_json
+from experiments.context import Run, write_json, write_table
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel import first
 from pivotrl_jax.pivots import Turn
 from pivotrl_jax.text import Clip, Rendering, RenderSettings, render
 from pivotrl_jax.text.render import to_chat
@@ -68,7 +68,8 @@ def _read(run: Run, name: str) -> list[Trajectory]:
     data, several = run.domains[name].settings.data, len(run.domains) > 1
     directory = run.workdir / "read" / (name if several else "")
     directory.mkdir(parents=True, exist_ok=True)
-    trajectories, audit = read(data.path, data.format, directory / "quarantine.jsonl", data.limit)
+    quarantine = directory / "quarantine.jsonl" if first() else None
+    trajectories, audit = read(data.path, data.format, quarantine, data.limit)
     write_json(directory / "audit.json", dataclasses.asdict(audit))
     if not several:
         return trajectories
@@ -247,9 +248,9 @@ def _audit(rendered: Sequence[_Rendered]) -> dict[str, Any]:
 
 def _write(run: Run, table: pa.Table, texts: Iterable[dict], audit: dict) -> None:
     directory = run.workdir / "candidates"
-    directory.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, directory / "candidates.parquet")
-    with (directory / "candidates_text.jsonl").open("w", encoding="utf-8") as file:
-        for text in texts:
-            file.write(json.dumps(text, ensure_ascii=False) + "\n")
+    write_table(directory / "candidates.parquet", table)
+    if first():
+        with (directory / "candidates_text.jsonl").open("w", encoding="utf-8") as file:
+            for text in texts:
+                file.write(json.dumps(text, ensure_ascii=False) + "\n")
     write_json(directory / "audit.json", audit)

@@ -7,13 +7,15 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial, reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
 from experiments.domains import Domain
@@ -24,7 +26,15 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, peft, shapes
 from pivotrl_jax.models.lora import adapter_axes, adapter_shapes, attach, init_adapters
 from pivotrl_jax.models.pretrained import Pretrained, default_cache, resolve
-from pivotrl_jax.parallel import VARIABLES, make_mesh, shardings
+from pivotrl_jax.parallel import (
+    VARIABLES,
+    first,
+    from_first,
+    gather,
+    make_mesh,
+    require_shared,
+    shardings,
+)
 from pivotrl_jax.pivots import Judging, Truncated
 from pivotrl_jax.text import Tokenizer
 from pivotrl_jax.training import (
@@ -117,8 +127,7 @@ class Run:
     @cached_property
     def judge_stats_before(self) -> dict[str, Any]:
         """What the judges were asked in earlier attempts at this run."""
-        path = self.workdir / "judge" / "stats.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return from_first(partial(_json, self.workdir / "judge" / "stats.json")) or {}
 
     def judging(self, truncated: Truncated | None = None) -> Judging:
         """`truncated` overrides what the settings of the domains say of such samples."""
@@ -167,7 +176,12 @@ def key_of(run: Run, stream: int) -> jax.Array:
 
 
 def open_run(settings: Settings, workdir: Path, trace: TraceSteps | None = None) -> Run:
-    """Creates or reopens a work directory; UserError if it belongs to another configuration."""
+    """Creates or reopens a work directory; UserError if it belongs to another configuration.
+
+    Of several processes, all must see it and have the same configuration, or UserError.
+    """
+    require_shared(workdir)
+    _require_alike(settings)
     run = Run(settings, workdir, make_mesh(settings.mesh), trace)
     # A misspelt name fails now, not after hours of sampling.
     run.judging()
@@ -178,14 +192,29 @@ def open_run(settings: Settings, workdir: Path, trace: TraceSteps | None = None)
         if domain.judge is not None:
             domain.judge.check()
     path = workdir / "config.json"
-    if path.exists():
-        changed = differences(json.loads(path.read_text())["config"], as_json(settings))
+    claimed = from_first(partial(_json, path))
+    if claimed is not None:
+        changed = differences(claimed["config"], as_json(settings))
         if changed:
             raise UserError(
                 f"{path} was made with other settings ({'; '.join(changed)}); choose another "
                 "--workdir, or delete this one to start over"
             )
     return run
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _require_alike(settings: Settings) -> None:
+    """Raises UserError where process 0 of the run has other settings."""
+    changed = differences(from_first(partial(as_json, settings)), as_json(settings))
+    if changed:
+        raise UserError(
+            f"process {jax.process_index()} was started with other settings than process 0 "
+            f"({'; '.join(changed)}); give all hosts the same command"
+        )
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
@@ -196,7 +225,7 @@ def as_json(settings: Settings) -> dict[str, Any]:
 def claim(run: Run) -> None:
     """Makes the work directory that of this configuration, for good."""
     path = run.workdir / "config.json"
-    if not path.exists():
+    if not from_first(path.exists):
         write_json(path, provenance(run))
 
 
@@ -218,12 +247,17 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def write_judge_stats(run: Run) -> None:
-    """How often each domain's judge was asked, what failed and what it cost, resumed runs added."""
+    """How often each domain's judge was asked, what failed and what it cost.
+
+    Other processes' questions and those of resumed runs are added.
+    """
     before = run.judge_stats_before
     asked = {name: own.judge for name, own in run.domains.items() if own.judge is not None}
     if asked:
         stats = {
-            name: added(before.get(name, {}), dataclasses.asdict(own.client.stats()))
+            name: reduce(
+                added, gather(dataclasses.asdict(own.client.stats())), before.get(name, {})
+            )
             for name, own in asked.items()
         }
         write_json(run.workdir / "judge" / "stats.json", stats)
@@ -252,11 +286,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or absent: an interrupted write leaves no half file behind."""
+    """Whole or absent: an interrupted write leaves no half file behind. Process 0 writes alone."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    _write(path, lambda partial_path: partial_path.write_text(text, encoding="utf-8"))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A Parquet file, written like JSON."""
+    _write(path, lambda partial_path: pq.write_table(table, partial_path))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    if not first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(path.name + ".partial")
     try:
-        partial_path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        write(partial_path)
         os.replace(partial_path, path)
     except OSError as error:
         partial_path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.candidates import Corpus
-from experiments.context import EVALUATE, Run, key_of, write_json
+from experiments.context import EVALUATE, Run, key_of, write_json, write_table
 from experiments.episodes import episode_changes, episode_scores, evaluation_episodes
 from experiments.progress import Progress
 from experiments.rollout_stages import of_domain, profile_stage, select_by_domain, selected
@@ -30,6 +30,7 @@ from pivotrl_jax.evaluation.suites import (
     reasoning_questions,
 )
 from pivotrl_jax.models import Params
+from pivotrl_jax.parallel import from_first
 from pivotrl_jax.pivots import read_samples
 
 
@@ -50,7 +51,7 @@ def evaluate_stage(run: Run, corpus: Corpus, params: Params, policy: str) -> pa.
         settings.truncated,
     )
     path = run.workdir / "evaluate" / f"{policy}_ood.json"
-    if not path.exists():
+    if not from_first(path.exists):
         write_json(path, _retention(run, params, policy))
     episodes, suites = (path.with_name(f"{policy}_{x}.parquet") for x in ("episodes", "suites"))
     if run.settings.environment.name:
@@ -61,10 +62,8 @@ def evaluate_stage(run: Run, corpus: Corpus, params: Params, policy: str) -> pa.
 
 
 def _once(path: Path, make: Callable[[], pa.Table]) -> None:
-    if not path.exists():
-        partial_path = path.with_name(path.name + ".partial")
-        pq.write_table(make(), partial_path)
-        partial_path.replace(path)
+    if not from_first(path.exists):
+        write_table(path, make())
 
 
 def _retention(run: Run, params: Params, policy: str) -> dict[str, Any]:

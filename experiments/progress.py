@@ -15,6 +15,8 @@ import rich.progress
 from rich.console import Console
 from rich.text import Text
 
+from pivotrl_jax.parallel import first
+
 LOG_EVERY_SECONDS = 10.0
 
 
@@ -38,7 +40,7 @@ class Progress:
         self._note = ""
         self._clock, self._started = clock, clock()
         self._last_line = self._started
-        self._console = console or Console()
+        self._console = console or Console(quiet=not first())
         self._bar: rich.progress.Progress | None = None
         if self._console.is_terminal:
             self._bar = _bar(self, self._console)
@@ -126,6 +128,12 @@ def _per_time(rate: float) -> str:
     return f"{rate:,.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
 
 
+def say(words: str) -> None:
+    """Once for all processes of a run."""
+    if first():
+        print(words)
+
+
 @dataclasses.dataclass
 class StageRecord:
     """What a running stage adds to its line in timing.jsonl."""
@@ -138,8 +146,9 @@ class StageRecord:
 def stage_timer(workdir: Path, stage: str) -> Iterator[StageRecord]:
     """Append a line to timing.jsonl once the stage ends: seconds, peak memory and the record.
 
-    A stage that fails leaves no line. The memory is the highest resident size of the whole
-    process so far (MiB), so it never falls from one stage to the next.
+    A stage that fails leaves no line, nor do other processes than the first. The memory is the
+    highest resident size of the whole process so far (MiB), so it never falls from one stage to the
+    next.
     """
     record, started = StageRecord(), time.monotonic()
     yield record
@@ -150,8 +159,9 @@ def stage_timer(workdir: Path, stage: str) -> Iterator[StageRecord]:
         "tokens": record.tokens,
         "drafted": record.drafted,
     }
-    with (workdir / "timing.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    if first():
+        with (workdir / "timing.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _peak_rss_mb() -> float:

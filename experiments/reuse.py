@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel import from_first
 from pivotrl_jax.pivots import (
     Judging,
     ProfileStore,
@@ -34,7 +35,7 @@ def reuse(
     Another policy's samples are none of this one's, and are left alone. UserError where anything
     else but the judging was another one there.
     """
-    differing = _differing(directory, manifest)
+    differing = from_first(lambda: _differing(directory, manifest))
     if "policy" in differing:
         # Of policies that were trained apart nothing else is to be expected.
         level = logging.WARNING if directory.parent.name == "profile" else logging.INFO
@@ -46,7 +47,7 @@ def reuse(
             "config.profile.samples_from unset, or name a run with the same"
         )
     by_turn = {turn.id: turn for turn in turns if turn.id not in store.done()}
-    rows = read_samples(directory).to_pylist()
+    rows = from_first(lambda: read_samples(directory)).to_pylist()
     kept = (row for row in rows if row["candidate_id"] in by_turn)
     for name, group in itertools.groupby(kept, key=lambda row: row["candidate_id"]):
         store.append(_judged(by_turn[name], list(group), judging))

@@ -2,25 +2,26 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from absl import logging
 
 from experiments.candidates import Corpus
-from experiments.context import Run, write_json
+from experiments.context import Run, write_json, write_table
 from experiments.progress import Progress, StageRecord
 from experiments.reuse import reuse
 from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params
+from pivotrl_jax.parallel import fetch, from_first
 from pivotrl_jax.pivots import (
     ProfileStore,
     Truncated,
@@ -63,7 +64,7 @@ def profile_stage(
     if run.settings.profile.samples_from is not None:
         other = Path(run.settings.profile.samples_from)
         # A run that profiled once has nothing for later profiles; one without any is a mistake.
-        if (other / name).exists() or not (other / "profile" / "train").exists():
+        if from_first(lambda: (other / name).exists() or not (other / "profile/train").exists()):
             reuse(store, other / name, manifest, turns, judging)
     done, engine, watch = store.done(), run.settings.engine, run.watch
     with (
@@ -121,27 +122,42 @@ def rewards(settings: Settings) -> dict[str, Any]:
 
 
 @jax.jit
-def _sums(params: Params) -> list[jax.Array]:
-    return [jnp.stack([jnp.sum(x), jnp.sum(jnp.abs(x))]) for x in jax.tree.leaves(params)]
+def _sums(params: Params) -> jax.Array:
+    return jnp.stack([_bit_sum(x) for x in jax.tree.leaves(params)])
+
+
+def _bit_sum(x: jax.Array) -> jax.Array:
+    """Sum of a hash (MurmurHash3's last steps) of every value's bits and place.
+
+    Integers wrap around, so that the sum is the same in whatever order devices add it up.
+    """
+    mixed = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+    for axis in range(x.ndim):
+        place = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        mixed += place * jnp.uint32(math.prod(x.shape[axis + 1 :]) * 0x9E3779B9 % 2**32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed, dtype=jnp.uint32)
 
 
 def fingerprint(params: Params) -> str:
-    """Tells one checkpoint of a policy from another: a hash over sums of every leaf."""
-    sums = np.concatenate([np.asarray(x, np.float32) for x in jax.device_get(_sums(params))])
-    return hashlib.sha256(sums.tobytes()).hexdigest()
+    """Tells one checkpoint of a policy from another: a hash over sums of every leaf's bits.
+
+    Meshes and numbers of processes do not change it.
+    """
+    return hashlib.sha256(fetch(_sums(params)).tobytes()).hexdigest()
 
 
 def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
     """Notes how many tokens the samples of these stores have, and how many were drafted."""
     for name in names:
-        samples = read_samples(run.workdir / name)
+        samples = from_first(partial(read_samples, run.workdir / name))
         record.tokens += sum(samples["length"].to_pylist())
         record.drafted += sum(samples["drafted"].to_pylist())
 
 
 def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> None:
     """Applies eq. 5 and the caps to a profile; writes table.parquet and audit.json."""
-    directory.mkdir(parents=True, exist_ok=True)
     domains = run.settings.domains
     chosen = select_by_domain(run, table)
     kinds = {turn.id: kind(turn.expert) for turn in corpus.turns["train"]}
@@ -156,7 +172,7 @@ def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> 
     for name, count in pivots.items():
         if not count:
             logging.warning("%s has no pivot; training goes on without it", name)
-    pq.write_table(chosen, directory / "table.parquet")
+    write_table(directory / "table.parquet", chosen)
     criteria = {name: dataclasses.asdict(own.selection) for name, own in domains.items()}
     write_json(directory / "audit.json", audit(chosen) | {"settings": criteria})
 

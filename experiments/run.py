@@ -6,6 +6,8 @@
 
 Each stage leaves its artifacts in the work directory and the next one reads them; the same
 command resumes. `--stage=profile` runs that stage alone, once those before it are done.
+
+On several hosts the same command is started once on each; docs/hosts.md has the lines.
 """
 
 import contextlib
@@ -43,14 +45,14 @@ from experiments.context import (
 from experiments.end_to_end_stage import end_to_end_stage
 from experiments.evaluate_stages import evaluate_stage, summarise
 from experiments.memory import release_memory, use_huge_pages
-from experiments.progress import StageRecord, stage_timer
+from experiments.progress import StageRecord, say, stage_timer
 from experiments.rollout_stages import count_tokens, profile_stage, select_stage
 from experiments.settings import Settings
 from experiments.train_stage import train_stage
 from experiments.update_stages import count_scored, export_stage, sft_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params
-from pivotrl_jax.parallel import set_flags
+from pivotrl_jax.parallel import from_first, leave, set_flags, start
 from pivotrl_jax.training import SIGNALS, Stopped, parse_steps
 from pivotrl_jax.trajectories import Split
 
@@ -71,6 +73,11 @@ PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "Trace these steps of train, sft or end_to_end, such as train:10-12."
 )
 XLA_FLAGS = flags.DEFINE_bool("xla_flags", True, "Add the platform's compiler flags.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT where process 0 of a run on several hosts listens."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes the run has.")
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
 
 
 class Finished(Exception):
@@ -92,9 +99,10 @@ class Interrupted(KeyboardInterrupt):
 def stage(run: Run, name: str, only: str | None) -> Iterator[StageRecord]:
     """Times a stage and marks it done; refuses to run ahead of, and stops after, `only`."""
     marker = run.workdir / "done" / name
-    if only is not None and name != only and not marker.exists():
+    done = from_first(marker.exists)
+    if only is not None and name != only and not done:
         raise UserError(f"stage {only!r} needs stage {name!r} first; run --stage={name}")
-    if marker.exists():
+    if done:
         yield StageRecord()
     else:
         with stage_timer(run.workdir, name) as record:
@@ -110,7 +118,7 @@ def execute(run: Run, only: str | None = None) -> None:
     """All stages in order. A finished one only loads what it left."""
     train_and_evaluate(run, only)
     with stage(run, "report", only):
-        print(f"report: {report.write(run.workdir)}")
+        say(f"report: {from_first(lambda: report.write(run.workdir))}")
 
 
 def train_and_evaluate(run: Run, only: str | None = None) -> None:
@@ -123,7 +131,7 @@ def train_and_evaluate(run: Run, only: str | None = None) -> None:
         record.tokens = sum(map(len, corpus.trunks))
         claim(run)
         for name, value in compiler_flags().items():
-            print(f"{name}={value}")
+            say(f"{name}={value}")
     policy = run.with_adapters(run.base_params())
     tables = {}
 
@@ -157,7 +165,7 @@ def train_and_evaluate(run: Run, only: str | None = None) -> None:
             export_stage(run, policy)
         evaluate("end_to_end")
     with stage(run, "summary", only):
-        summarise(run, tables, profiled.get("heldout"))
+        from_first(lambda: summarise(run, tables, profiled.get("heldout")))
 
 
 def profile(run: Run, corpus: Corpus, policy: Params, only: str | None) -> dict[Split, pa.Table]:
@@ -189,13 +197,14 @@ def main(argv: list[str]) -> None:
     trace = parse_steps(PROFILE_STEPS.value, steps_of(settings)) if PROFILE_STEPS.value else None
     if XLA_FLAGS.value:
         set_flags(os.environ)
+    start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     use_compilation_cache()
     run = open_run(settings, workdir, trace)
     with jax.set_mesh(run.mesh):
         try:
             execute(run, STAGE.value)
         except Finished:
-            print(f"stage {STAGE.value} is done: {workdir}")
+            say(f"stage {STAGE.value} is done: {workdir}")
 
 
 def steps_of(settings: Settings) -> dict[str, int | None]:
@@ -208,24 +217,39 @@ def steps_of(settings: Settings) -> dict[str, int | None]:
 
 
 def friendly(entry: Callable[[list[str]], None]) -> None:
-    """Runs absl's main; what the user can mend ends in one sentence instead of a traceback."""
+    """Runs absl's main; what the user can mend ends in one sentence instead of a traceback.
+
+    What ends one process of a run ends all of them.
+    """
     for number in SIGNALS:
         signal.signal(number, _interrupt)
     try:
         app.run(entry, flags_parser=parse)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (Stopped, Interrupted) as stopped:
+        command, code = shlex.join(["python", *sys.orig_argv[1:]]), 128 + stopped.number
+        words = f"{stopped}; run the same command again to go on: {command}"
+        if isinstance(stopped, Interrupted):  # which the others may not have heard
+            leave(stopped, words, code)
+        say(words)
+        sys.exit(code)
+    except (Exception, KeyboardInterrupt) as error:
+        said = sentence(error)
+        leave(error, said)
+        if said is None:
             raise
-        sys.exit(
-            f"error: the disk is full ({error.filename or error}); free some space and run "
+        sys.exit(f"error: {said}")
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user; None for what only a traceback explains."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk is full ({error.filename or error}); free some space and run "
             "the same command again, it resumes"
         )
-    except (Stopped, Interrupted) as stopped:
-        command = shlex.join(["python", *sys.orig_argv[1:]])
-        print(f"{stopped}; run the same command again to go on: {command}")
-        sys.exit(128 + stopped.number)
+    return None
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from experiments.settings import Settings
 from experiments.update_stages import Segment, run_segments
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.models.lora import detach, policy_of
+from pivotrl_jax.parallel import from_first
 from pivotrl_jax.pivots import Profile, Row, due, plan, profiles, start, verdict_thread
 from pivotrl_jax.training import (
     Batches,
@@ -60,7 +62,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         threads.close()
         profile = profiles(history, reprofile)[-1]
         # Once: later on, the policy is no longer the one that this profile is of.
-        if profile.number > 0 and not _reason_file(run, profile).exists():
+        if profile.number > 0 and not from_first(_reason_file(run, profile).exists):
             profile_again(run, corpus, policy_of(state.params, base), profile)
         choice = choose_pivots(run, corpus, select_directory(run, profile), profile.number)
         step = PivotStep(
@@ -159,7 +161,7 @@ class Choice:
 def choose_pivots(run: Run, corpus: Corpus, selection: Path, number: int) -> Choice:
     """The choice among the pivots of profile `number`, whose table lies in `selection`."""
     settings, seed = run.settings.train, run.settings.seed + number
-    table = pq.read_table(selection / "table.parquet")
+    table = from_first(partial(pq.read_table, selection / "table.parquet"))
     kept = table.filter(table["selected"]).to_pydict()
     names = set(kept["candidate_id"])
     trained = {name for name, own in run.settings.domains.items() if own.weight}

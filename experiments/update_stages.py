@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.candidates import Corpus
 from experiments.context import Run
-from experiments.progress import Progress, StageRecord
+from experiments.progress import Progress, StageRecord, say
 from experiments.report_data import json_lines
 from pivotrl_jax.models import Params, huggingface, peft
 from pivotrl_jax.models.lora import Adapters, detach, policy_of
-from pivotrl_jax.parallel import row_shards
+from pivotrl_jax.parallel import fetch, from_first, row_shards
 from pivotrl_jax.pivots import Turn
 from pivotrl_jax.training import (
     Batches,
@@ -56,7 +56,7 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         )
         with run.watch("update"):
             state, metrics = update(state, batch)
-            scalars = {name: float(x) for name, x in jax.device_get(metrics).items()}
+            scalars = {name: float(x) for name, x in fetch(metrics).items()}
         return state, scalars | {"lr": rates[number]}
 
     sizes = [max(end for _, end in spans) for _, spans in examples]
@@ -118,7 +118,7 @@ def run_segments(
             Tracer(name, run.workdir / "trace" / name, run.trace) as tracer,
             Progress(name, steps, "steps", initial=restored or 0) as bar,
         ):
-            history = json_lines(directory / "metrics.jsonl")
+            history = from_first(partial(json_lines, directory / "metrics.jsonl"))
             goodput = Goodput(directory, history, run.watch)
             while len(history) < steps:
                 now = segment(state, history)
@@ -142,14 +142,14 @@ def run_segments(
                     until=until,
                     watch=run.watch,
                 )
-        print(f"{name}: {goodput.summary()}")
+        say(f"{name}: {goodput.summary()}")
     checkpointer.close()
     return state
 
 
 def count_scored(run: Run, record: StageRecord, name: str) -> None:
     """Notes how many action tokens the updates of `name` saw, and how many were drafted."""
-    for metrics in json_lines(run.workdir / name / "metrics.jsonl"):
+    for metrics in from_first(partial(json_lines, run.workdir / name / "metrics.jsonl")):
         record.tokens += int(metrics["action_tokens"])
         record.drafted += int(metrics.get("drafted_tokens", 0))
 

@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 from jax.sharding import Mesh
@@ -21,6 +22,7 @@ from pivotrl_jax.environments.types import (
 )
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params
+from pivotrl_jax.parallel import from_first
 from pivotrl_jax.sampling import DeviceCalls, EngineSettings, Sample, SamplingSettings, Session
 from pivotrl_jax.trajectories import Message
 
@@ -134,14 +136,17 @@ def _ask(session: Session, row: int, each: _Running) -> None:
 
 
 def _take(each: _Running, drawn: Sample, limits: EpisodeSettings, room: int) -> None:
-    """Carries an action out. One that the token cap cut off ends the episode, and is not."""
+    """Carries an action out. One that the token cap cut off ends the episode, and is not.
+
+    Of several processes the first one carries it out and tells the others what came of it.
+    """
     dialogue = each.dialogue
     text, parsed = dialogue.chat_format.read(drawn.tokens)
     said = Message("assistant", parsed.action.text, parsed.action.calls, parsed.reasoning or None)
     feedback = (
         Feedback((), score=each.score, valid=False)
         if drawn.truncated
-        else each.episode.step(parsed.action)
+        else from_first(partial(each.episode.step, parsed.action))
     )
     start = len(dialogue.tokens)
     each.moves.append(

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import put_rows
+from pivotrl_jax.parallel import fetch, put_rows
 from pivotrl_jax.text import Tokenizer
 from pivotrl_jax.training.update import token_logprobs
 from pivotrl_jax.trees import causal, chunks, round_up
@@ -62,6 +62,6 @@ def perplexity(
         weight = np.zeros(tokens.shape, np.float32)
         for r, ids in enumerate(batch):
             tokens[r, : len(ids)], weight[r, : len(ids)] = ids, 1
-        total += float(jax.device_get(_nll(params, cfg, *put_rows((tokens, weight), mesh))))
+        total += float(fetch(_nll(params, cfg, *put_rows((tokens, weight), mesh))))
         count += sum(max(len(ids) - 1, 0) for ids in batch)
     return {"nll": total / count, "perplexity": math.exp(total / count), "tokens": count}

@@ -17,6 +17,7 @@ from pivotrl_jax.models import weights
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.huggingface import NAMES
 from pivotrl_jax.models.lora import Adapters, LoraSettings, adapter_shapes
+from pivotrl_jax.parallel import fetch, first
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields of the configuration that would make it another adapter than ours.
@@ -70,13 +71,16 @@ def save(
 ) -> None:
     """Writes a directory that `peft.PeftModel.from_pretrained` loads onto the model `base`.
 
-    `base` is a name as `models.pretrained.resolve` takes it. All shards must be addressable from
-    this process. Raises UserError when the disk refuses.
+    `base` is a name as `models.pretrained.resolve` takes it. All processes take part, and the first
+    one writes. Raises UserError when the disk refuses.
     """
     config = json.dumps(config_of(settings, base.removeprefix("hub:")), indent=2)
+    matrices = dict(_matrices(adapters))
+    if not first():
+        return
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(dict(_matrices(adapters)), directory / WEIGHTS, metadata={"format": "pt"})
+        save_file(matrices, directory / WEIGHTS, metadata={"format": "pt"})
         (directory / CONFIG).write_text(config + "\n", encoding="utf-8")
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
@@ -86,7 +90,7 @@ def save(
 
 def _matrices(adapters: Adapters) -> Iterator[tuple[str, np.ndarray]]:
     for target, own in adapters.factors.items():
-        a, b = jax.device_get((own.a, own.b))
+        a, b = fetch((own.a, own.b))
         for layer in range(len(a)):
             rank = a.shape[-1]
             yield _tensor(target, layer, "A"), np.ascontiguousarray(a[layer].reshape(-1, rank).T)

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.objectives.names import require
+from pivotrl_jax.parallel import put_whole
 from pivotrl_jax.verifiers.recipe import Conditions, Recipe
 
 
@@ -57,7 +58,7 @@ def compile_recipe(recipe: Recipe, criteria_names: Sequence[str]) -> RecipeArray
 
 def _device(values: ArrayLike) -> Array:
     # Said aloud: training forbids transfers that nobody asked for.
-    return jax.device_put(np.asarray(values, np.float32))
+    return put_whole(np.asarray(values, np.float32))
 
 
 def _thresholds(recipe: str, conditions: Conditions, names: Sequence[str]) -> np.ndarray:

@@ -1,5 +1,7 @@
-"""Mesh, sharding table and compiler flags."""
+"""Mesh, sharding table and compiler flags; the processes of a run on several hosts."""
 
+from pivotrl_jax.parallel.exchange import fetch, first, from_first, gather, highest, mine
+from pivotrl_jax.parallel.hosts import leave, require_shared, start
 from pivotrl_jax.parallel.mesh import AXES, MeshSettings, make_mesh
 from pivotrl_jax.parallel.platform import VARIABLES, set_flags
 from pivotrl_jax.parallel.sharding import (
@@ -7,6 +9,7 @@ from pivotrl_jax.parallel.sharding import (
     constrain,
     placed,
     put_rows,
+    put_whole,
     replicated,
     row_shards,
     rows,
@@ -20,13 +23,23 @@ __all__ = [
     "MeshSettings",
     "abstract_rows",
     "constrain",
+    "fetch",
+    "first",
+    "from_first",
+    "gather",
+    "highest",
+    "leave",
     "make_mesh",
+    "mine",
     "placed",
     "put_rows",
+    "put_whole",
     "replicated",
+    "require_shared",
     "row_shards",
     "rows",
     "set_flags",
     "shardings",
     "spec",
+    "start",
 ]

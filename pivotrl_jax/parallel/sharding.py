@@ -71,8 +71,26 @@ def row_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
 
 
 def put_rows(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """The host arrays of `batch` on the devices, their dimension `axis` sharded as rows."""
-    return jax.tree.map(lambda x: jax.device_put(x, rows(mesh, x.shape, axis)), batch)
+    """The host arrays of `batch` on the devices, their dimension `axis` sharded as rows.
+
+    Every process has the whole `batch`, and puts the rows of its own devices there.
+    """
+
+    return jax.tree.map(lambda x: _put(x, rows(mesh, x.shape, axis)), batch)
+
+
+def put_whole(tree: Any) -> Any:
+    """Host arrays on every device of the mesh of `jax.set_mesh`; without one, on the default."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.device_put(tree)
+    return jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
+
+
+def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    # `device_put` would compare what several processes have. This is asked for, though not by it.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
 
 
 def abstract_rows(batch: Any, mesh: Mesh, axis: int = 0) -> Any:

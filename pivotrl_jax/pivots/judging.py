@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from pivotrl_jax.objectives import RecipeArrays, compile_recipe, rewards_by_recipe
+from pivotrl_jax.parallel import fetch, gather, mine, put_whole
 from pivotrl_jax.pivots.rollouts import Rollouts, Turn
 from pivotrl_jax.sampling import Sample
 from pivotrl_jax.text import ActionFormat, ParsedAction, Tokenizer
@@ -76,11 +76,14 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """One sample's text, what was read of it, and the verdict on that."""
+    """One sample's text, what was read of it, and the verdict on that.
+
+    Without a verdict, another process of the run has it.
+    """
 
     text: str
     parsed: ParsedAction
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 def judge(rollout: Rollouts, judging: Judging) -> Judged:
@@ -91,7 +94,8 @@ def judge(rollout: Rollouts, judging: Judging) -> Judged:
 def verify(rollout: Rollouts, judging: Judging) -> list[list[Checked]]:
     """The verdicts on the K samples of each of P turns.
 
-    Work of the host alone, so that a thread may do it while the devices compute.
+    Work of the host alone, so that a thread may do it while the devices compute. Several processes
+    divide it among themselves: a judge is asked once, and what hangs on a clock is settled once.
     """
     texts = [[_text(sample, judging.tokenizer) for sample in group] for group in rollout.samples]
     found = dict(_verdicts(rollout.turns, texts, judging))
@@ -99,12 +103,14 @@ def verify(rollout: Rollouts, judging: Judging) -> list[list[Checked]]:
 
 
 def reward(rollout: Rollouts, checked: Sequence[Sequence[Checked]], judging: Judging) -> Judged:
-    """What samples with these verdicts earn."""
+    """What samples with these verdicts earn. Several processes tell each other theirs."""
+    verdicts = iter(_together([one.verdict for own in checked for one in own]))
+    verdicts_PK = [[next(verdicts) for _ in own] for own in checked]
     shape = (len(rollout.turns), len(rollout.samples[0]))
     criteria_PKC = np.zeros((*shape, len(judging.criteria)), np.float32)
     errors: list[list[str | None]] = [[None] * shape[1] for _ in rollout.turns]
     for i, j in np.ndindex(shape):
-        grading, verdict = judging.domains[rollout.turns[i].domain], checked[i][j].verdict
+        grading, verdict = judging.domains[rollout.turns[i].domain], verdicts_PK[i][j]
         cut = rollout.samples[i][j].truncated and grading.truncated == "exclude"
         errors[i][j] = "truncated" if cut else verdict.error
         if errors[i][j] is None:
@@ -113,18 +119,24 @@ def reward(rollout: Rollouts, checked: Sequence[Sequence[Checked]], judging: Jud
     valid_PK = np.array([[error is None for error in own] for own in errors])
     numbers = {domain: number for number, domain in enumerate(judging.domains)}
     recipe_P = np.array([numbers[turn.domain] for turn in rollout.turns], np.int32)
-    arrays = jax.device_put((criteria_PKC, valid_PK, recipe_P))
+    arrays = put_whole((criteria_PKC, valid_PK, recipe_P))
     with jax.profiler.TraceAnnotation("reward"):
-        rewards_PK = jax.device_get(rewards_by_recipe(*arrays, judging.recipes))
+        rewards_PK = fetch(rewards_by_recipe(*arrays, judging.recipes))
     return Judged(
         criteria_PKC,
         rewards_PK,
         valid_PK,
         malformed_PK=np.array([[bool(one.parsed.problems) for one in own] for own in checked]),
         texts=[[one.text for one in own] for own in checked],
-        reasons=[[one.verdict.reason for one in own] for own in checked],
+        reasons=[[verdict.reason for verdict in own] for own in verdicts_PK],
         errors=errors,
     )
+
+
+def _together(own: Sequence[Verdict | None]) -> list[Verdict]:
+    """The verdicts of all processes, each of which has those that the others lack."""
+    found = zip(*gather(own), strict=True)
+    return [next(verdict for verdict in each if verdict is not None) for each in found]
 
 
 def _text(sample: Sample, tokenizer: Tokenizer) -> str:
@@ -140,12 +152,14 @@ def _verdicts(
         places = [(i, j) for i in own for j in range(len(texts[i]))]
         parsed = [grading.fmt.parse(texts[i][j]) for i, j in places]
         asked = [
-            (turns[i].expert, p, turns[i].context) for (i, _), p in zip(places, parsed, strict=True)
+            (turns[i].expert, p, turns[i].context)
+            for number, ((i, _), p) in enumerate(zip(places, parsed, strict=True))
+            if mine(number)
         ]
         with jax.profiler.TraceAnnotation("verify"):
-            verdicts = verify_many(grading.verifier, asked)
-        for (i, j), p, verdict in zip(places, parsed, verdicts, strict=True):
-            yield (i, j), Checked(texts[i][j], p, verdict)
+            verdicts = iter(verify_many(grading.verifier, asked))
+        for number, ((i, j), p) in enumerate(zip(places, parsed, strict=True)):
+            yield (i, j), Checked(texts[i][j], p, next(verdicts) if mine(number) else None)
 
 
 def sample_records(rollout: Rollouts, judged: Judged, judging: Judging) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel import first, from_first
 
 SCHEMA = pa.schema(
     [
@@ -37,23 +38,29 @@ class ProfileStore:
 
     `manifest` pins what the samples depend on (hashes of model, tokenizer, template, sampling
     settings, candidates; JSON values). Opening checks it, and drops chunks that are not readable;
-    their candidates are simply not `done`. UserError if the manifest differs.
+    their candidates are simply not `done`. UserError if the manifest differs. Of several processes
+    the first one reads and writes; all of them open and append alike.
     """
 
     def __init__(self, directory: Path, manifest: Mapping[str, Any]) -> None:
         self._directory = Path(directory)
-        self._done: set[str] = set()
+        self._done: set[str] = from_first(lambda: self._open(json.loads(json.dumps(manifest))))
+
+    def _open(self, manifest: dict[str, Any]) -> set[str]:
+        """The candidates that are done."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._pin(json.loads(json.dumps(manifest)))
+        self._pin(manifest)
         for leftover in self._directory.glob("*.tmp"):
             leftover.unlink()
+        done: set[str] = set()
         for chunk in self._chunks():
             try:
                 ids = pq.read_table(chunk, columns=["candidate_id"])["candidate_id"]
             except pa.ArrowInvalid:  # cut short; other errors may pass, so they must not delete
                 chunk.unlink()
             else:
-                self._done.update(ids.to_pylist())
+                done.update(ids.to_pylist())
+        return done
 
     def done(self) -> set[str]:
         """The candidates with samples on disk."""
@@ -65,16 +72,19 @@ class ProfileStore:
         UserError if the disk is full; what was there before is kept.
         """
         clean = [{name: _storable(row[name]) for name in SCHEMA.names} for row in rows]
-        table = pa.Table.from_pylist(clean, SCHEMA)
+        if first():
+            self._append(pa.Table.from_pylist(clean, SCHEMA))
+        self._done.update(row["candidate_id"] for row in clean)
+
+    def _append(self, table: pa.Table) -> None:
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd")
         chunks = self._chunks()
         index = int(chunks[-1].stem.removeprefix("samples-")) + 1 if chunks else 0
         self._write(f"samples-{index:05d}.parquet", buffer.getvalue())
-        self._done.update(table["candidate_id"].to_pylist())
 
     def read(self) -> pa.Table:
-        return read_samples(self._directory)
+        return from_first(lambda: read_samples(self._directory))
 
     def _chunks(self) -> list[Path]:
         return _chunks(self._directory)

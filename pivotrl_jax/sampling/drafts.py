@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from pivotrl_jax.models.params import Params, head
-from pivotrl_jax.parallel import constrain, put_rows
+from pivotrl_jax.parallel import constrain, fetch, put_rows
 from pivotrl_jax.sampling.tokens import (
     Distribution,
     SamplingSettings,
@@ -147,7 +147,7 @@ def follow_experts(
         )
         keys_QK = sample_keys(key, *put_rows((ids_QK, samples_QK), mesh))
         expert_start = put_rows((expert_QS, start_Q), mesh)
-        found = jax.device_get(draft(params, hidden_QLD, *expert_start, keys_QK, settings))
+        found = fetch(draft(params, hidden_QLD, *expert_start, keys_QK, settings))
         for row, members in enumerate(members_Q):
             for place, number in enumerate(members):
                 n = int(found.accepted_QK[row, place])

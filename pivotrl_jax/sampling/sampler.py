@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.models.experts import UNKNOWN
-from pivotrl_jax.parallel import put_rows, row_shards
+from pivotrl_jax.parallel import fetch, put_rows, row_shards
 from pivotrl_jax.sampling.drafts import follow_experts, groups
 from pivotrl_jax.sampling.engine import (
     Drawn,
@@ -94,7 +94,7 @@ def sample(
             with device("draft"):
                 drafts = follow_experts(
                     params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh,
-                    jax.device_get(routes_QLNJ),
+                    fetch(routes_QLNJ),
                 )  # fmt: skip
             for number, place, own, drafted in zip(numbers, places, wanted, drafts, strict=True):
                 if place < len(rows):
@@ -102,7 +102,7 @@ def sample(
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
         with device("decode"):
             slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
-            running, lengths, drawn, chosen = jax.device_get(
+            running, lengths, drawn, chosen = fetch(
                 (slots.running_RB, slots.length_RB, slots.drawn, slots.routes_RBSNJ)
             )
         _harvest(running, lengths, drawn, chosen, rows, ends)

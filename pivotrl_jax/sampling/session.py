@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import put_rows, row_shards
+from pivotrl_jax.parallel import fetch, put_rows, row_shards
 from pivotrl_jax.sampling.engine import (
     Drawn,
     Refill,
@@ -110,9 +110,7 @@ class Session:
                 self._ends,
                 self._chunk,
             )
-            running, length, drawn = jax.device_get(
-                (slots.running_RB, slots.length_RB, slots.drawn)
-            )
+            running, length, drawn = fetch((slots.running_RB, slots.length_RB, slots.drawn))
         self._sampled |= self._asked.keys()
         self._asked = {}
         ended = [row for row in sorted(self._sampled) if not running[row, 0]]

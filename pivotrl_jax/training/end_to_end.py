@@ -15,7 +15,7 @@ from pivotrl_jax.environments import Ending, Played, Task
 from pivotrl_jax.models import Params, Remat
 from pivotrl_jax.models.lora import Trained, policy_of
 from pivotrl_jax.objectives.names import require
-from pivotrl_jax.parallel import row_shards
+from pivotrl_jax.parallel import fetch, put_whole, row_shards
 from pivotrl_jax.sampling import SamplingSettings
 from pivotrl_jax.training.batches import episode_batch
 from pivotrl_jax.training.loop import Step
@@ -87,7 +87,7 @@ def episode_step(
         state: TrainState, indices: np.ndarray, number: int
     ) -> tuple[TrainState, Mapping[str, float]]:
         began = time.monotonic()
-        own_key = jax.random.fold_in(key, jax.device_put(np.uint32(number)))
+        own_key = jax.random.fold_in(key, put_whole(np.uint32(number)))
         with jax.profiler.TraceAnnotation("sample"):
             played = play(policy_of(state.params, base), [tasks[i] for i in indices], own_key)
         sampled = time.monotonic()
@@ -103,7 +103,7 @@ def episode_step(
         )
         with watch("update"):
             state, metrics = update(state, reference, batch)
-            scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            scalars = {name: float(value) for name, value in fetch(metrics).items()}
         stats = statistics_of(rewards_PK, valid_PK)
         scalars |= reward_metrics(rewards_PK, valid_PK, stats) | episode_metrics(played)
         tokens = int(scalars["sampled_tokens"])

@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from pivotrl_jax.parallel import from_first
 from pivotrl_jax.training.loop import Step
 from pivotrl_jax.training.update import TrainState
 from pivotrl_jax.training.watch import Watch
+
+
+def _attempts(path: Path, new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All attempts so far, with the `new` one."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(new) + "\n")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 class Goodput:
@@ -33,10 +41,8 @@ class Goodput:
     ) -> None:
         self._watch, self._clock = watch, clock
         self._useful = sum(row.get("seconds_useful", 0.0) for row in history)
-        path = directory / "attempts.jsonl"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"began": clock(), "after_step": len(history)}) + "\n")
-        attempts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        line = {"began": clock(), "after_step": len(history)}
+        attempts = from_first(lambda: _attempts(directory / "attempts.jsonl", line))
         self._attempts, self._began = len(attempts), attempts[0]["began"]
 
     def share(self) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from tensorboardX import SummaryWriter
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel import first
 
 
 class MetricWriter:
@@ -20,7 +21,8 @@ class MetricWriter:
 
     `restored_step` is the step of the checkpoint that the run continues from, None for a fresh
     start; later lines of an earlier attempt are dropped, so that the file has each step once.
-    `wandb_project` mirrors to Weights & Biases as well, all attempts to one run there.
+    `wandb_project` mirrors to Weights & Biases as well, all attempts to one run there. Of
+    several processes the first one writes.
     """
 
     def __init__(
@@ -30,12 +32,14 @@ class MetricWriter:
         wandb_project: str | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / "metrics.jsonl"
+        self._path = directory / "metrics.jsonl" if first() else Path(os.devnull)
         restored = -1 if restored_step is None else restored_step
-        self._wandb = _start_wandb(wandb_project, directory) if wandb_project else None
-        _drop_after(self._path, restored)
+        self._wandb = _start_wandb(wandb_project, directory) if wandb_project and first() else None
+        if first():
+            _drop_after(self._path, restored)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=restored + 1)
+        board, purged = str(directory / "tensorboard"), restored + 1
+        self._board = SummaryWriter(board, purge_step=purged, write_to_disk=first())
 
     def write(self, step: int, seconds: float, scalars: Mapping[str, float]) -> None:
         """Record one step: Python floats only, so that a device value never hides a transfer.

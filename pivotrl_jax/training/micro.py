@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from pivotrl_jax.models import Params
 from pivotrl_jax.models.experts import UNKNOWN
-from pivotrl_jax.parallel import put_rows, row_shards
+from pivotrl_jax.parallel import gather, put_rows, row_shards
 from pivotrl_jax.training.memory import device_memory, needed, rows_per_device, saturating
 from pivotrl_jax.training.update import Metrics, PolicyBatch, SupervisedBatch, TrainState
 
@@ -46,7 +46,8 @@ def in_micro_batches(
     row per device does not fit.
     """
     shards = row_shards(mesh)
-    memory = device_memory() if memory is None else memory
+    # All processes must make the same cut.
+    memory = min(gather(device_memory() if memory is None else memory))
     chosen: dict[Hashable, int] = {}
     frozen = {} if base is None else {"base": base}
 

@@ -16,7 +16,7 @@ from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, Remat
 from pivotrl_jax.models.lora import Trained, policy_of
 from pivotrl_jax.objectives import GroupStats, Normalisation, group_statistics
-from pivotrl_jax.parallel import row_shards
+from pivotrl_jax.parallel import fetch, put_whole, row_shards
 from pivotrl_jax.pivots import (
     Checked,
     Judged,
@@ -166,7 +166,7 @@ class PivotStep:
             rows,
             self.trunks,
             settings.samples,
-            jax.random.fold_in(self.key, jax.device_put(np.uint32(number))),
+            jax.random.fold_in(self.key, put_whole(np.uint32(number))),
             self.judging.tokenizer,
             settings.sampling,
             dataclasses.replace(self.engine, most=most),
@@ -213,7 +213,7 @@ class PivotStep:
         )
         with self.watch("update"):
             state, metrics = self.update(state, self.reference, batch)
-            scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            scalars = {name: float(value) for name, value in fetch(metrics).items()}
         scalars |= group_metrics(judged, rollout)
         scalars |= self.observe(rollout.turns, judged.rewards_PK, judged.valid_PK)
         return state, scalars | {
@@ -261,7 +261,7 @@ def statistics_of(
     rewards_PK: Float[np.ndarray, "P K"], valid_PK: Bool[np.ndarray, "P K"]
 ) -> GroupStats:
     """`group_statistics` of host arrays, on the host."""
-    return jax.device_get(group_statistics(*jax.device_put((rewards_PK, valid_PK))))
+    return fetch(group_statistics(*put_whole((rewards_PK, valid_PK))))
 
 
 def reward_metrics(

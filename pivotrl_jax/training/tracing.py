@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.parallel import first
 from pivotrl_jax.training.loop import Step
 from pivotrl_jax.training.update import TrainState
 
@@ -49,11 +50,12 @@ class Tracer:
     """Writes a trace of those of the `chosen` steps that are this stage's to `directory`.
 
     Every step bears its stage's name and its number, also in traces that somebody else takes. To be
-    used as a context: what an error cuts short is written, too.
+    used as a context: what an error cuts short is written, too. Of several processes the first one
+    traces itself.
     """
 
     def __init__(self, stage: str, directory: Path, chosen: TraceSteps | None) -> None:
-        own = chosen if chosen is not None and chosen.stage == stage else None
+        own = chosen if chosen is not None and chosen.stage == stage and first() else None
         self._stage, self._directory = stage, directory
         self._steps = range(0) if own is None else range(own.first, own.last + 1)
         self._open: contextlib.ExitStack | None = None

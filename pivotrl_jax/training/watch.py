@@ -9,6 +9,7 @@ from types import FrameType
 
 import jax
 
+from pivotrl_jax.parallel import highest
 from pivotrl_jax.training.compiling import CompileClock
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -54,6 +55,8 @@ class Watch:
 
     @property
     def stopping(self) -> bool:
+        """Of several processes all have to ask in the same places, and one signal stops them."""
+        self._signal = highest(self._signal or 0) or None
         return self._signal is not None
 
     def check(self) -> None:

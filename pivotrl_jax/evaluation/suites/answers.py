@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from pivotrl_jax.evaluation.suites.questions import Question, prompt_text
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import put_rows, row_shards
+from pivotrl_jax.parallel import fetch, put_rows, row_shards
 from pivotrl_jax.sampling import EngineSettings, Request, Sample, SamplingSettings, sample
 from pivotrl_jax.text import ChatTemplate, Tokenizer
 from pivotrl_jax.training.update import token_logprobs
@@ -121,7 +121,7 @@ def _option_scores(
     full = [*trees, *[trees[0]] * missing]
     rows = [build_row([tree], size) for tree in full]
     index_RA = np.stack([len(tree.trunk) + np.arange(own, dtype=np.int32) for tree in full])
-    logp_RA = jax.device_get(_logprobs(params, cfg, *put_rows((stack(rows), index_RA), mesh)))
+    logp_RA = fetch(_logprobs(params, cfg, *put_rows((stack(rows), index_RA), mesh)))
     return [
         np.array([part.sum() for part in np.split(logp, _ends(tree))[:-1]])
         for tree, logp in zip(trees, logp_RA, strict=False)
