@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 

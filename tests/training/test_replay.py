@@ -89,7 +89,11 @@ def forward(
     forced = np.full((len(tokens), LAYERS, ACTIVE), -1) if forced_TNJ is None else forced_TNJ
     x, found = host.embed[tokens], []
     for n in range(LAYERS):
-        p = {name: leaf[n] for name, leaf in vars(host.layers).items() if leaf is not None}
+        p = {
+            name: leaf[n]
+            for name, leaf in vars(host.layers).items()
+            if isinstance(leaf, np.ndarray)
+        }
         x = x + attention(p, norm(x, p["attn_norm"]))
         y, likely = experts(p, norm(x, p["ffn_norm"]), forced[:, n])
         x = x + y
