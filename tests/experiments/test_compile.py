@@ -18,11 +18,18 @@ from experiments.compile_hlo import Trips, collective, executed, group_size, par
 from experiments.compile_kernels import RATES, call
 from experiments.compile_measure import Exchange, Memory, Work, refused, short, work
 from experiments.compile_plan import Measured
-from experiments.compile_steps import Plan, Training, pairs, seen_share
+from experiments.compile_steps import (
+    Plan,
+    Sampling,
+    Training,
+    bytes_per_device,
+    pairs,
+    seen_share,
+)
 from experiments.compile_table import exchange_table, memory_table, run_line, tables, time_table
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import shapes
-from pivotrl_jax.models.presets import PUBLISHED, QWEN_3_30B_A3B, published
+from pivotrl_jax.models.presets import PUBLISHED, QWEN_3_30B_A3B, published, shrink
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.trees import Tree, build_row
 
@@ -390,3 +397,25 @@ def test_a_sweep_tries_meshes_first_and_then_what_else_there_is():
         (2, "dots", None), (2, "full", 2), (2, "full", 4),
     ]  # fmt: skip
     assert "Best: `--config.mesh.data=1 --config.mesh.fsdp=8" in compile_sweep.report(found)
+
+
+def test_all_steps_of_a_training_step_are_lowered():
+    """Of a tiny model with experts, for the fake devices of this process."""
+    plan = tiny_plan(rows=2, pivots_per_row=1, samples=2)
+    sizes = {"vocab": 64, "width": 16, "layers": 2, "kv_heads": 2, "head_dim": 8, "ffn": 16}
+    plan = dataclasses.replace(plan, cfg=shrink(QWEN_3_30B_A3B, **sizes))
+    with jax.sharding.use_abstract_mesh(plan.mesh.abstract_mesh):
+        sampling, training = Sampling(plan), Training(plan)
+        slots, layers = sampling.idle(), sampling.layers()
+        lowered = {
+            "load_trunks": sampling.prefill(slots),
+            "advance": sampling.decode(slots, layers),
+            "token_logprobs": training.score(1),
+            "update": training.update(1),
+        }
+    for name, program in lowered.items():
+        assert f"@jit_{name}" in program.as_text()
+    # Half of the experts, whole; of the optimizer's two moments half of each.
+    assert bytes_per_device(layers[0].expert_gate) == 4 * 8 // 2 * 16 * 16
+    whole = sum(x.size for x in jax.tree.leaves(shapes(plan.cfg)))
+    assert bytes_per_device(training.state) == pytest.approx(3 * 4 * whole / 2, rel=0.1)
