@@ -37,7 +37,8 @@ from pivotrl_jax.training import (
     state_shardings,
     supervised_update,
 )
-from pivotrl_jax.training.update import Metrics, accumulate, apply_gradients, before_scored
+from pivotrl_jax.training.state import apply_gradients
+from pivotrl_jax.training.update import Metrics, accumulate, before_scored
 
 GRID = (
     Point(history=256, action=32, samples=8, pivots=1),

@@ -29,8 +29,9 @@ from ml_collections.config_flags.config_flags import get_config_filename
 
 from experiments import study_report
 from experiments.arms import Arm, Study
+from experiments.artifacts import write_json
 from experiments.config import from_config
-from experiments.context import use_compilation_cache, write_json
+from experiments.context import use_compilation_cache
 from experiments.memory import use_huge_pages
 from experiments.run import CONFIG, WORKDIR, XLA_FLAGS, friendly
 from experiments.settings import Settings

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from experiments.context import Run, write_json, write_table
+from experiments.artifacts import write_json, write_table
+from experiments.context import Run
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import first
 from pivotrl_jax.pivots import Turn

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.artifacts import write_json, write_table
 from experiments.candidates import Corpus
-from experiments.context import EVALUATE, Run, key_of, write_json, write_table
+from experiments.context import EVALUATE, Run, key_of
 from experiments.episodes import episode_changes, episode_scores, evaluation_episodes
 from experiments.progress import Progress
 from experiments.rollout_stages import of_domain, profile_stage, select_by_domain, selected

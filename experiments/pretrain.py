@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.context import write_json
+from experiments.artifacts import write_json
 from experiments.progress import Progress
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, Remat, huggingface, init

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from absl import logging
 
+from experiments.artifacts import write_json, write_table
 from experiments.candidates import Corpus
-from experiments.context import Run, write_json, write_table
+from experiments.context import Run
 from experiments.progress import Progress, StageRecord
 from experiments.reuse import reuse
 from experiments.settings import Settings

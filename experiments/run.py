@@ -29,6 +29,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import FlagOrderError
 
 from experiments import report
+from experiments.artifacts import write_json
 from experiments.candidates import Corpus, candidates_stage, read_stage
 from experiments.config import from_config
 from experiments.context import (
@@ -39,7 +40,6 @@ from experiments.context import (
     key_of,
     open_run,
     use_compilation_cache,
-    write_json,
     write_judge_stats,
 )
 from experiments.end_to_end_stage import end_to_end_stage

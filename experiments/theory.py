@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from experiments import report_page
-from experiments.context import write_json
+from experiments.artifacts import write_json
 from experiments.theory_figures import figures
 from kernels.grpo import AdvantageSettings, Groups, ScoredTokens, grpo
 from pivotrl_jax.objectives import Normalisation, PolicySettings

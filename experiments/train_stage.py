@@ -12,8 +12,9 @@ import numpy as np
 import optax
 import pyarrow.parquet as pq
 
+from experiments.artifacts import write_json
 from experiments.candidates import Corpus
-from experiments.context import PROFILE, TRAIN, Run, key_of, write_json
+from experiments.context import PROFILE, TRAIN, Run, key_of
 from experiments.rollout_stages import profile_stage, select_stage
 from experiments.settings import Settings
 from experiments.update_stages import Segment, run_segments

@@ -163,8 +163,7 @@ def _client() -> Any:
 def _watch(patience: float) -> None:
     """Ends this process once another one has failed or is lost."""
     own, silent = str(jax.process_index()), dict[str, tuple[str, int]]()
-    while jax.distributed.is_initialized():
-        client = _client()
+    while (client := _client()) is not None:
         # Process 0 ends together with its service; JAX notices that by itself.
         with suppress(jax.errors.JaxRuntimeError):
             client.key_value_set(ALIVE + own, str(time.monotonic()), allow_overwrite=True)
@@ -200,7 +199,7 @@ def leave(error: BaseException, words: str | None = None, code: int = 1) -> None
     if not several():
         return
     if isinstance(error, jax.errors.JaxRuntimeError):
-        time.sleep(PATIENCE + 3 * PERIOD)
+        time.sleep(PATIENCE + 10 * PERIOD)
     if words is None:
         traceback.print_exception(error)
         words = f"{type(error).__name__}: {_line(error)}"

@@ -18,15 +18,12 @@ from pivotrl_jax.training.micro import in_micro_batches, micro_batches
 from pivotrl_jax.training.online import OnlineBatches
 from pivotrl_jax.training.optimizer import OptimizerSettings, learning_rates, make_optimizer
 from pivotrl_jax.training.pivotrl import Observe, PivotStep, TrainSettings, require_experts
+from pivotrl_jax.training.state import TrainState, abstract_state, new_state, state_shardings
 from pivotrl_jax.training.tracing import Tracer, TraceSteps, parse_steps
 from pivotrl_jax.training.update import (
     PolicyBatch,
     SupervisedBatch,
-    TrainState,
-    abstract_state,
-    new_state,
     policy_update,
-    state_shardings,
     supervised_update,
     token_logprobs,
 )

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from pivotrl_jax.sampling import Sample
 from pivotrl_jax.training.data import Batches
 from pivotrl_jax.training.pivotrl import Drawn, PivotStep
-from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.training.state import TrainState
 from pivotrl_jax.trees import chunks
 
 

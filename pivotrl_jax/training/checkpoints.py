@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.training.data import Batches
-from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.training.state import TrainState
 
 
 class Checkpointer:

@@ -27,7 +27,7 @@ from pivotrl_jax.training.pivotrl import (
     statistics_of,
     times,
 )
-from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.training.state import TrainState
 from pivotrl_jax.training.watch import Watch
 from pivotrl_jax.trees import chunks
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pivotrl_jax.parallel import from_first
 from pivotrl_jax.training.loop import Step
-from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.training.state import TrainState
 from pivotrl_jax.training.watch import Watch
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pivotrl_jax.training.checkpoints import Checkpointer
 from pivotrl_jax.training.data import Batches
 from pivotrl_jax.training.metrics import MetricWriter
-from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.training.state import TrainState
 from pivotrl_jax.training.watch import Abandoned, Watch
 
 Step = Callable[[TrainState, np.ndarray, int], tuple[TrainState, Mapping[str, float]]]

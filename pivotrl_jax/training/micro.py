@@ -11,7 +11,8 @@ from pivotrl_jax.models import Params
 from pivotrl_jax.models.experts import UNKNOWN
 from pivotrl_jax.parallel import gather, put_rows, row_shards
 from pivotrl_jax.training.memory import device_memory, needed, rows_per_device, saturating
-from pivotrl_jax.training.update import Metrics, PolicyBatch, SupervisedBatch, TrainState
+from pivotrl_jax.training.state import TrainState
+from pivotrl_jax.training.update import Metrics, PolicyBatch, SupervisedBatch
 
 Batch = TypeVar("Batch", SupervisedBatch, PolicyBatch)
 

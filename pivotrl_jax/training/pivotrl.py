@@ -33,7 +33,8 @@ from pivotrl_jax.pivots import (
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
 from pivotrl_jax.training.batches import policy_batch
 from pivotrl_jax.training.optimizer import OptimizerSettings
-from pivotrl_jax.training.update import Metrics, PolicyBatch, TrainState
+from pivotrl_jax.training.state import TrainState
+from pivotrl_jax.training.update import Metrics, PolicyBatch
 from pivotrl_jax.training.watch import Watch
 
 

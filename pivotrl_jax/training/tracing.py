@@ -14,7 +14,7 @@ import numpy as np
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import first
 from pivotrl_jax.training.loop import Step
-from pivotrl_jax.training.update import TrainState
+from pivotrl_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

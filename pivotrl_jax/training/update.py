@@ -9,42 +9,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from kernels.grpo import AdvantageSettings, Groups, GrpoStats, ScoredTokens, grpo, score
 from kernels.linear_logprob import LogProbs
-from pivotrl_jax.models import (
-    ModelConfig,
-    Params,
-    Remat,
-    head,
-    hidden,
-    hidden_and_load,
-    shapes,
-)
-from pivotrl_jax.models.lora import (
-    NO_LORA,
-    LoraSettings,
-    Trained,
-    policy_of,
-    trained_axes,
-    trained_shapes,
-)
+from pivotrl_jax.models import ModelConfig, Params, Remat, head, hidden, hidden_and_load
+from pivotrl_jax.models.lora import Trained, policy_of
 from pivotrl_jax.objectives import PolicySettings, SupervisedStats, loss_count, supervised_loss
-from pivotrl_jax.parallel import constrain, placed, replicated, shardings
+from pivotrl_jax.parallel import constrain
 from pivotrl_jax.training.expert_load import change_metrics, count_changes, load_metrics
+from pivotrl_jax.training.state import TrainState, apply_gradients
 from pivotrl_jax.trees import TokenTree
-
-
-@flax.struct.dataclass
-class TrainState:
-    """`params` are what training changes (`Trained`): all of a policy, or adapters, whose frozen
-    base is no part of the state."""
-
-    step: Int[Any, ""]
-    params: Any
-    opt_state: Any
 
 
 @flax.struct.dataclass
@@ -85,44 +60,6 @@ Metrics = dict[str, Any]  # scalars
 Weights = TypeVar("Weights", Params, Trained)
 
 
-def state_shardings(
-    optimizer: optax.GradientTransformation,
-    cfg: ModelConfig,
-    mesh: Mesh,
-    lora: LoraSettings = NO_LORA,
-) -> TrainState:
-    """Moments lie like their parameters; counters are replicated."""
-    abstract = trained_shapes(cfg, lora)
-    params = shardings(abstract, trained_axes(cfg, lora), mesh)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, abstract),
-        params,
-        transform_non_params=lambda _: replicated(mesh),
-    )
-    return TrainState(replicated(mesh), params, opt_state)
-
-
-def new_state(
-    params: Trained, optimizer: optax.GradientTransformation, layout: TrainState
-) -> TrainState:
-    """Step 0, with optimiser moments born in `layout`. Takes over `params` (they are donated)."""
-    make = jax.jit(partial(_step_0, optimizer), donate_argnums=0, out_shardings=layout)
-    return make(params)
-
-
-def abstract_state(
-    cfg: ModelConfig, optimizer: optax.GradientTransformation, layout: TrainState
-) -> TrainState:
-    """The shapes and shardings of a `new_state` of all parameters."""
-    return placed(jax.eval_shape(partial(_step_0, optimizer), shapes(cfg)), layout)
-
-
-def _step_0(optimizer: optax.GradientTransformation, params: Trained) -> TrainState:
-    return TrainState(jnp.int32(0), params, optimizer.init(params))
-
-
 def token_logprobs(
     params: Params,
     cfg: ModelConfig,
@@ -149,15 +86,6 @@ def before_scored(
     labels = jnp.take_along_axis(tree.tokens, index_RA, axis=1)
     h = jnp.take_along_axis(hidden_RTD, parents[..., None], axis=1)
     return constrain(h, "rows", None, None), labels
-
-
-def apply_gradients(
-    state: TrainState, grads: Trained, optimizer: optax.GradientTransformation
-) -> TrainState:
-    with jax.named_scope("optimizer"):
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state)
 
 
 def accumulate(

@@ -11,6 +11,7 @@ import pytest
 from experiments import (
     ablations,
     arms,
+    artifacts,
     context,
     episodes,
     evaluate_stages,
@@ -284,7 +285,7 @@ def test_every_arm_has_as_many_trials_that_differ_in_its_rate_alone():
         assert {(each.environment.split, each.suites.names) for each in found} == {
             ("validation", ())
         }
-        changes = context.differences(context.as_json(plain), context.as_json(found[0]))
+        changes = artifacts.differences(context.as_json(plain), context.as_json(found[0]))
         fields = {line.split(":")[0] for line in changes} - {"profile.samples_from"}
         # This study reads no more texts than that anyway.
         assert fields == {arm.tuned, *tune.VALIDATION} - {"evaluation.ood_texts"}

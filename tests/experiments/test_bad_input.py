@@ -10,8 +10,9 @@ import jax
 import pytest
 
 from experiments import swe
+from experiments.artifacts import write_json
 from experiments.candidates import candidates_stage, read_stage
-from experiments.context import Run, write_json
+from experiments.context import Run
 from experiments.settings import DataSettings, ModelSettings
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh

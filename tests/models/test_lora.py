@@ -113,7 +113,7 @@ def test_reading_and_decoding_are_those_of_the_dense_matrices(base, adapters, to
     def states(params: Params) -> list[jax.Array]:
         """Final hidden states of a prefill, of a piece behind it, of a token of two branches."""
         layers = unstack(params.layers, CFG.layers)
-        read, trunk = prefill(params, CFG, tokens_RT)
+        read, trunk, _ = prefill(params, CFG, tokens_RT)
         room = jax.tree.map(
             lambda x, y: jax.lax.dynamic_update_slice(x, y, (0,) * x.ndim),
             trunk_cache(CFG, 2, 20),

@@ -117,6 +117,7 @@ def test_four_processes_know_what_each_of_them_knows(run, tmp_path: Path) -> Non
             "first": process == 0,
             "gather": [{"process": i, "text": "ä" * 3000 * i} for i in range(4)],
             "from_first": "made by 0",
+            "highest": 3,
             "mine": list(range(7))[process::4],
             "own_rows": [2],
             "fetch": np.arange(24).reshape(8, 3).tolist(),
