@@ -47,16 +47,20 @@ class Instruction:
 
         A product of groups of rows (the gradient of experts) is one masked product of all groups
         with all rows to it, of which it leaves out the blocks that lie outside of their group.
-        That is not in its estimate, which is divided by the number of groups here.
+        That is not in its estimate, of which the share of the blocks inside is taken.
         """
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-        return int(found[1]) / self.groups if found else 0
+        return int(found[1]) * (self.inside or 1) if found else 0
 
     @property
-    def groups(self) -> int:
-        """Of rows that a masked product has; 1 for anything else."""
-        found = re.search(r'"iteration_bounds":\["(\d+)"', self.rest)
-        return int(found[1]) if found and '"iteration_skipper_mode"' in self.rest else 1
+    def inside(self) -> float | None:
+        """Of a masked product the share of its blocks that lie in their group, each of which begins
+        and ends inside of one; None for anything else."""
+        bounds = re.search(r'"iteration_bounds":\[[^\]]*"(\d+)"\]', self.rest)
+        if '"iteration_skipper_mode"' not in self.rest or bounds is None:
+            return None
+        blocks, groups = int(bounds[1]), arrays(self.result)[0][0]
+        return (blocks + groups - 1) / (blocks * groups)
 
     @property
     def source(self) -> str:

@@ -113,7 +113,7 @@ def work(text: str, chip: Chip, seen: float) -> Work:
             for x in runs
             if x.instruction.op == "while" and trips(program, x.instruction).count is None
         ],
-        masked_products=sum(x.times for x in runs if x.instruction.groups > 1),
+        masked_products=sum(x.times for x in runs if x.instruction.inside),
         unknown_kernels=sorted(
             {one.kernel for _, one in calls if not one.flops and "metadata" not in one.kernel}
         ),

@@ -115,7 +115,7 @@ def notes(steps: Sequence[Measured], chip: Chip) -> str:
     if any(step.work.masked_products for step in steps if step.work):
         lines.append(
             "- libtpu multiplies experts' gradients with a mask and skips what it hides, which its "
-            "estimate does not know: they are taken at one over the number of experts of it."
+            "estimate does not know: of it counts the share of blocks that belong to an expert."
         )
     if loops:
         lines.append(f"- Loops of unknown length, counted once: {', '.join(loops)}.")

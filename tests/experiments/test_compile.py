@@ -102,16 +102,21 @@ def test_loops_multiply_what_is_inside():
     assert cycles == 10 * 6 * 100 + 1000  # of the conditional's branches the dearer one
 
 
-def test_a_masked_product_does_one_group_of_many():
-    """As libtpu prints the gradient of 128 experts."""
+@pytest.mark.parametrize(
+    ("bounds", "mode"),
+    [('"4","1","2","1","50"', "ITERATION_INDICES"), ('"1","4","1","1","50"', "GROUP_STARTS")],
+)
+def test_a_masked_product_does_the_blocks_of_its_groups(bounds: str, mode: str):
+    """As libtpu prints the gradient of experts on v5p and on v6e: of 50 blocks of rows for each of
+    four experts 53 are inside of one, three of them of two."""
     config = (
-        '"window_config":{"estimated_cycles":"844469760","iteration_bounds":["128","1","2"]},'
-        '"mask_aggregator_config":{"iteration_skipper_mode":"ITERATION_INDICES"}'
+        f'"window_config":{{"estimated_cycles":"4000","iteration_bounds":[{bounds}]}},'
+        f'"mask_aggregator_config":{{"iteration_skipper_mode":"ITERATION_SKIPPER_MODE_{mode}"}}'
     )
     text = TEXT.replace('"estimated_cycles":"1000"', config)
-    program = parse(text)
-    (masked,) = (x.instruction for x in executed(program) if x.instruction.groups > 1)
-    assert (masked.name, masked.cycles) == ("b", 844469760 / 128)
+    text = text.replace("%b = bf16[8,128]", "%b = bf16[4,2,128]")
+    (masked,) = (x.instruction for x in executed(parse(text)) if x.instruction.inside)
+    assert (masked.name, masked.cycles) == ("b", 4000 * 53 / 200)
     assert work(text, CHIPS["v5p"], seen=1.0).masked_products == 1
 
 
