@@ -63,9 +63,10 @@ def time_table(steps: Sequence[Measured], chip: Chip, chips: int) -> str:
 
 
 def exchange_table(steps: Sequence[Measured], chip: Chip) -> str:
+    """Those in a loop that may end early are counted to its bound, in one of unknown length once."""
     head = ["received per chip", "collective", "times", "GiB"]
     rows = [
-        [step.name, x.kind, f"{x.count:,}{'' if x.exact else ' or other'}",
+        [step.name, x.kind, f"{x.count:,}{'' if x.exact else ' at most'}",
          f"{x.bytes * chip.devices / GIB:,.2f}"]
         for step in steps
         if step.work

@@ -336,7 +336,7 @@ def test_tables_are_of_a_chip():
         "decode", "4", "–", "–", "–", "–", "93.00", "90.00", "-3.00",
     ]  # fmt: skip
     assert cells(exchange_table([FITS], chip), 0)[2:] == ["96", "6.00"]
-    assert cells(exchange_table([FITS], chip), 1)[2:] == ["1 or other", "2.00"]
+    assert cells(exchange_table([FITS], chip), 1)[2:] == ["1 at most", "2.00"]
 
 
 def test_utilisation_is_of_all_chips_and_the_whole_estimate():
