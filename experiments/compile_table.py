@@ -63,7 +63,7 @@ def time_table(steps: Sequence[Measured], chip: Chip, chips: int) -> str:
 
 
 def exchange_table(steps: Sequence[Measured], chip: Chip) -> str:
-    """Those in a loop that may end early are counted to its bound, in one of unknown length once."""
+    """Those in a loop that may end early are counted to its bound, in an unknown one once."""
     head = ["received per chip", "collective", "times", "GiB"]
     rows = [
         [step.name, x.kind, f"{x.count:,}{'' if x.exact else ' at most'}",
