@@ -9,7 +9,7 @@
 preset   hardware              time           what comes out
 study    2 CPU cores, 6 GiB    about 2 hours  trials, then all arms, three seeds: docs/study.md
 quick    2 CPU cores, 6 GiB    not run yet    every stage once; figures mean little
-smoke    2 CPU cores, 6 GiB    not run yet    the same in fewer, smaller games; figures mean nothing
+smoke    2 CPU cores, 6 GiB    4 minutes      the same in fewer, smaller games; figures mean nothing
 
 The first command also makes what the others read, in runs/textworld: games, expert and weak
 trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks. The
