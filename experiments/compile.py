@@ -72,6 +72,7 @@ def plan_of(settings: Settings, topology: str, action: int) -> Plan:
     if settings.model.layers is not None:
         cfg = dataclasses.replace(cfg, layers=min(settings.model.layers, cfg.layers))
     mesh = make_mesh(settings.mesh, devices(topology))
+    settings.require_whole_places(mesh.shape["context"])
     longest = max(domain.text.trunk_tokens for domain in settings.domains.values())
     if action >= longest:
         raise UserError(

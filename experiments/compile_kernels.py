@@ -70,6 +70,7 @@ def _flops(kernel: str, shapes: list[list[int]], seen: float) -> float:
         q_RHQE, k_RHEL, _ = shapes[-3:]
         return 2.0 * PRODUCTS[kernel] * math.prod(q_RHQE) * k_RHEL[3]
     if kernel in PRODUCTS:
-        q_RHGTE = next(dims for dims in shapes if len(dims) == 5)
-        return 2.0 * PRODUCTS[kernel] * math.prod(q_RHGTE) * q_RHGTE[3] * seen
+        number = next(i for i, dims in enumerate(shapes) if len(dims) == 5)
+        q_RHGTE, k_RHTE = shapes[number : number + 2]
+        return 2.0 * PRODUCTS[kernel] * math.prod(q_RHGTE) * k_RHTE[2] * seen
     return 0.0

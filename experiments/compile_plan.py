@@ -19,12 +19,13 @@ NAMES = ("prefill", "decode", "score", "update")
 USEFUL = saturating("tpu")
 TURN = {
     "prefill": "engine.rows, engine.slots, train.sampling.max_tokens or text.trunk_tokens, or put "
-    "more devices along mesh.tensor or mesh.expert",
+    "more devices along mesh.tensor, mesh.expert or mesh.context",
     "decode": "engine.slots, engine.rows or train.sampling.max_tokens, or put more devices along "
-    "mesh.tensor or mesh.expert",
-    "score": "text.trunk_tokens or train.samples, or put more devices along mesh.tensor",
+    "mesh.tensor, mesh.expert or mesh.context",
+    "score": "text.trunk_tokens or train.samples, or put more devices along mesh.tensor or "
+    "mesh.context",
     "update": "text.trunk_tokens, train.samples or train.pivots_per_row, set train.remat=full, or "
-    "put more devices along mesh.fsdp, mesh.expert or mesh.tensor",
+    "put more devices along mesh.fsdp, mesh.expert, mesh.tensor or mesh.context",
 }
 
 
@@ -125,7 +126,10 @@ def _sampling(plan: Plan, chip: Chip, training: Training) -> Iterator[Job]:
     slots, layers = sampling.idle(), sampling.layers()
     resident = (training.state, training.reference, slots, layers)
     trunk = causal(np.zeros((1, sampling.length), np.int32))
-    devices, share = plan.devices_for_rows, seen_share(trunk, plan.cfg, chip.kind)
+    devices, share = (
+        plan.devices_for_rows,
+        seen_share(trunk, plan.cfg, chip.kind, plan.mesh.shape["context"]),
+    )
     train, chunk = plan.settings.train, plan.settings.engine.chunk
     yield Job(
         "prefill", lambda: sampling.prefill(slots), resident, share, 1, devices * plan.history,
@@ -151,7 +155,7 @@ def _score(plan: Plan, chip: Chip, training: Training) -> Job:
         "score",
         lambda: training.score(1),
         (training.state, training.reference),
-        seen_share(tree, plan.cfg, chip.kind),
+        seen_share(tree, plan.cfg, chip.kind, plan.mesh.shape["context"]),
         1,
         int((first.segments >= 0).sum()),
         forward(plan, first, training.batch.weight[:rows]),
@@ -175,7 +179,8 @@ def _update(plan: Plan, chip: Chip, training: Training, rows: int | None) -> Mea
 
     try:
         most = int(chip.memory * GIB)
-        size = rows or rows_per_device(training.rows, tree.shape[1], USEFUL, need, most)
+        own = -(-tree.shape[1] // plan.mesh.shape["context"])
+        size = rows or rows_per_device(training.rows, own, USEFUL, need, most)
     except UserError:
         size = 1
     if size not in compiled:
@@ -185,7 +190,7 @@ def _update(plan: Plan, chip: Chip, training: Training, rows: int | None) -> Mea
         "update",
         lambda: training.update(size),
         (training.state, training.reference),
-        seen_share(tree, plan.cfg, chip.kind),
+        seen_share(tree, plan.cfg, chip.kind, plan.mesh.shape["context"]),
         size,
         int((tree.segments >= 0).sum()),
         passes * forward(plan, tree, training.batch.weight),

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from experiments.settings import Settings
 from experiments.train_stage import update_on_pivots
-from kernels.tree_attention.blocks import blocks_for
+from kernels.tree_attention.blocks import blocks_for, padded
 from kernels.tree_attention.sights import seen, sights
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
 from pivotrl_jax.parallel import abstract_rows, placed, row_shards, shardings
@@ -32,7 +32,7 @@ from pivotrl_jax.training import (
     token_logprobs,
 )
 from pivotrl_jax.trajectories import Action
-from pivotrl_jax.trees import TokenTree, round_up
+from pivotrl_jax.trees import TokenTree
 
 # A stand-in for the tokenizer's, which is not read.
 ENDS = (0,)
@@ -191,13 +191,14 @@ def bytes_per_device(tree: Any) -> int:
     )
 
 
-def seen_share(tree: TokenTree, cfg: ModelConfig, kind: str) -> float:
-    """Of the first row's pairs of tokens, the share in blocks that attention visits."""
+def seen_share(tree: TokenTree, cfg: ModelConfig, kind: str, devices: int) -> float:
+    """Of the first row's pairs of tokens, which `devices` share, the share in blocks that attention
+    visits."""
     length = tree.shape[1]
-    blocks = blocks_for(kind, cfg.groups, cfg.head_dim, length)
-    padded = round_up(length, max(blocks.queries, blocks.keys))
+    blocks = blocks_for(kind, cfg.groups, cfg.head_dim, length, devices)
+    size = padded(length, blocks, devices)
     row = jax.tree.map(lambda x: np.asarray(x[:1]), tree)
-    return float(seen(sights(row, padded), blocks).mean())
+    return float(seen(sights(row, size), blocks, size).mean())
 
 
 def pairs(tree: TokenTree) -> float:

@@ -46,18 +46,25 @@ class Outcome:
     reason: str = ""
 
 
+# Devices that share a row send each other its queries, those that share experts their tokens: the
+# more of them, the more of both.
+MOST = 8
+
+
 def meshes(cfg: ModelConfig, devices: int, rows: int) -> list[MeshSettings]:
     """Shapes that leave as few devices without a row as can be: `tensor` divides the heads of keys
-    and values, and `expert` the experts."""
+    and values, `expert` the experts, and `context` rows where there are more devices than rows."""
     experts = cfg.experts.number if cfg.experts else 1
-    found = [
-        MeshSettings(data=1, fsdp=devices // (tensor * expert), tensor=tensor, expert=expert)
-        for tensor in divisors(cfg.kv_heads)
-        for expert in divisors(experts)
-        if devices % (tensor * expert) == 0
-    ]
-    most = max(rows, min(devices // mesh.tensor for mesh in found))
-    return [mesh for mesh in found if devices // mesh.tensor <= most]
+    found = []
+    for tensor in divisors(cfg.kv_heads):
+        left = devices // tensor
+        context = max((n for n in (2, 4, MOST) if left % n == 0 and n * rows <= left), default=1)
+        for expert in (n for n in divisors(experts) if n <= MOST):
+            fsdp, rest = divmod(devices, tensor * context * expert)
+            if not rest:
+                found.append(MeshSettings(1, fsdp, tensor, expert, context))
+    most = max(rows, min(mesh.fsdp * mesh.expert for mesh in found))
+    return [mesh for mesh in found if mesh.fsdp * mesh.expert <= most]
 
 
 def divisors(number: int) -> list[int]:
@@ -122,10 +129,11 @@ def outcome(trial: Trial, plan: dict[str, Any]) -> Outcome:
 
 def report(outcomes: Sequence[Outcome]) -> str:
     """A table of all, and the best in words."""
-    head = ["fsdp", "expert", "tensor", "remat", "rows", "GiB per device", "seconds",
+    head = ["fsdp", "expert", "context", "tensor", "remat", "rows", "GiB per device", "seconds",
             "utilisation", ""]  # fmt: skip
     rows = [
-        [x.trial.mesh.fsdp, x.trial.mesh.expert, x.trial.mesh.tensor, x.trial.remat, x.rows or "–",
+        [x.trial.mesh.fsdp, x.trial.mesh.expert, x.trial.mesh.context, x.trial.mesh.tensor,
+         x.trial.remat, x.rows or "–",
          f"{x.needed / GIB:.2f}" if x.needed else "–", f"{x.seconds:.2f}" if x.seconds else "–",
          f"{x.utilisation:.1%}" if x.utilisation else "–", x.reason]
         for x in outcomes

@@ -180,6 +180,7 @@ def open_run(settings: Settings, workdir: Path, trace: TraceSteps | None = None)
     require_shared(workdir)
     _require_alike(settings)
     run = Run(settings, workdir, make_mesh(settings.mesh), trace)
+    settings.require_whole_places(run.mesh.shape["context"])
     # A misspelt name fails now, not after hours of sampling.
     run.judging()
     run.update_judging()

@@ -238,3 +238,18 @@ class Settings(DomainSettings):
     def path(self, domain: str) -> str:
         """Where the fields of a domain stand on the command line."""
         return "config" if domain == self.domain else f"config.others.{domain}"
+
+    def require_whole_places(self, devices: int) -> None:
+        """UserError where rows of any stage do not divide by the `devices` along mesh.context."""
+        sizes = {
+            "engine": self.engine.row_multiple,
+            "sft": self.sft.row_multiple,
+            "train": self.train.row_multiple,
+            "end_to_end": self.end_to_end.row_multiple,
+        }
+        for name, size in sizes.items():
+            if size % devices:
+                raise UserError(
+                    f"config.{name}.row_multiple={size} does not divide by the {devices} devices "
+                    "along config.mesh.context, which share every row; change one of them"
+                )

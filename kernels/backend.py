@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 
 import jax
+from jax.sharding import PartitionSpec
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel.sharding import Axes, spec
@@ -56,21 +57,29 @@ def _log(op: str, chosen: str, backend: str) -> None:
     logging.getLogger(__name__).info("%s: %s on %s", op, chosen, backend)
 
 
-def on_mesh(kernel: Callable[..., Any], axes: Sequence[Axes]) -> Callable[..., Any]:
-    """`kernel` on each device's own rows and heads, under the mesh of `jax.set_mesh`.
+def on_mesh(
+    kernel: Callable[..., Any],
+    axes: Sequence[Axes],
+    results: Sequence[tuple[int, Axes]] | None = None,
+) -> Callable[..., Any]:
+    """`kernel` on each device's own part of its arguments, under the mesh of `jax.set_mesh`.
 
     XLA does not partition kernels. `axes` name the leading axes of each argument, as in
-    `pivotrl_jax.parallel.sharding`; every result is laid out as the first argument.
+    `pivotrl_jax.parallel.sharding`; every result is laid out as the first argument, unless
+    `results` has for each the number of an argument of its shape, and its own leading axes.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return kernel
 
     def run(*arrays: jax.Array) -> Any:
-        pairs = zip(axes, arrays, strict=True)
-        specs = tuple(spec(names, x.shape[: len(names)], mesh) for names, x in pairs)
+        def laid(x: jax.Array, names: Axes) -> PartitionSpec:
+            return spec(names, x.shape[: len(names)], mesh)
+
+        specs = tuple(laid(x, names) for x, names in zip(arrays, axes, strict=True))
+        out = tuple(laid(arrays[n], names) for n, names in results) if results else specs[0]
         # The interpreter's own loops fail the check of varying axes.
-        mapped = jax.shard_map(kernel, in_specs=specs, out_specs=specs[0], check_vma=False)
+        mapped = jax.shard_map(kernel, in_specs=specs, out_specs=out, check_vma=False)
         return mapped(*arrays)
 
     return run

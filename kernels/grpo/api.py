@@ -11,6 +11,7 @@ from kernels.grpo.reference import AdvantageSettings, Groups, GrpoStats, ScoredT
 from kernels.linear_logprob import LogProbs, Shards, linear_logprob
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.objectives import PolicySettings
+from pivotrl_jax.parallel.sharding import merged, unmerged
 
 Implementation = Literal["auto", "fused", "reference"]
 
@@ -56,10 +57,10 @@ def score(
     """`linear_logprob` of rows of tokens: log-prob, log-sum-exp and entropy [R, A]."""
     with jax.named_scope("logprob"):
         flat = linear_logprob(
-            hidden_RAD.reshape(-1, hidden_RAD.shape[-1]),
+            merged(hidden_RAD),
             head_VD,
-            labels_RA.reshape(-1),
+            merged(labels_RA),
             temperature=temperature,
             shards=shards,
         )
-    return jax.tree.map(lambda x: x.reshape(labels_RA.shape), flat)
+    return jax.tree.map(lambda x: unmerged(x, labels_RA.shape), flat)

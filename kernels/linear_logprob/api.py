@@ -50,10 +50,11 @@ def _shards(tokens: int, vocab: int) -> Shards | None:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return None
-    return Shards(
-        tokens=RULES["rows"] if spec(("rows",), (tokens,), mesh)[0] else (),
-        vocab=RULES["vocab"] if spec(("vocab",), (vocab,), mesh)[0] else (),
-    )
+
+    def dividing(name: str, size: int) -> tuple[str, ...]:
+        return RULES[name] if spec((name,), (size,), mesh)[0] else ()
+
+    return Shards(dividing("tokens", tokens) or dividing("rows", tokens), dividing("vocab", vocab))
 
 
 def _choose(head_VD: Float[Array, "V D"], implementation: Implementation, interpret: bool) -> str:

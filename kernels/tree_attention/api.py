@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int
 from kernels.backend import Implementation, choose, device
 from kernels.tree_attention import pallas, reference, xla
 from kernels.tree_attention.blocks import blocks_for
+from pivotrl_jax.parallel.sharding import parts
 from pivotrl_jax.trees import TokenTree
 
 
@@ -33,7 +34,7 @@ def tree_attention(
     if chosen == "reference":
         return reference.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window)
     _, length, _, groups, width = q_RTHGE.shape
-    blocks = blocks_for(device()[1], groups, width, length)
+    blocks = blocks_for(device()[1], groups, width, length, parts("places"))
     if chosen == "xla":
         return xla.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, window)
     return pallas.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, blocks, window, interpret)

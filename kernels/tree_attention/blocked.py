@@ -10,29 +10,35 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from kernels.backend import on_mesh
-from kernels.tree_attention.blocks import Blocks
+from kernels.tree_attention.blocks import Blocks, padded
 from kernels.tree_attention.sights import sights
+from kernels.tree_attention.spread import collected, dealt
+from pivotrl_jax.parallel.sharding import Axes, parts
 from pivotrl_jax.trees import TokenTree
 
 # What a remat policy keeps so that the backward pass need not attend again.
 RESIDUALS = ("tree_attention_out", "tree_attention_lse")
-# Every operand is [R, H, ...], or [R, 1, ...] where the heads share it.
-ROWS_AND_HEADS = ("rows", "kv_heads")
+# Where context is divided, a device has blocks of queries from all over its row and all keys of it.
+QUERIES: Axes = ("rows", "kv_heads", None, "places")
+KEYS: Axes = ("rows", "kv_heads")
+SIGHTS: Axes = ("rows", None, None, "places")
 
 
 class Passes(NamedTuple):
     """The two passes over blocks, on each device's own rows and heads.
 
-    Both take scaled queries [R, H, G, T, E], keys and values [R, H, T, E], what each query sees
-    [R, 1, 3, T] and the blocks. `attend` gives outputs [R, H, G, T, E] in the queries' dtype and
-    log-sum-exps [R, H, G, T], float32. `differentiate` takes the gradient of the outputs, the
-    log-sum-exps and delta [R, H, G, T] before the blocks, and gives the gradients of queries, keys
-    and values, float32: with P the softmax, dV = P^T dO, dS = P (dO V^T - delta), dQ = dS K,
-    dK = dS^T Q, where delta is the row sum of dO O (Dao et al. 2022).
+    Both take scaled queries [R, H, G, T, E], keys and values [R, H, T, E], of which there may be
+    more, what each query sees [R, 1, 4, T] and the blocks. `attend` gives outputs [R, H, G, T, E]
+    in the queries' dtype and log-sum-exps [R, H, G, T], float32. `differentiate` takes the gradient
+    of the outputs, the log-sum-exps and delta [R, H, G, T] before the blocks, and gives the
+    gradients of queries, keys and values, float32: with P the softmax, dV = P^T dO,
+    dS = P (dO V^T - delta), dQ = dS K, dK = dS^T Q, where delta is the row sum of dO O (Dao et al.
+    2022).
     """
 
     attend: Callable[..., tuple[Array, Array]]
@@ -64,8 +70,8 @@ def _forward(
 ) -> tuple[Float[Array, "R T H G E"], tuple]:
     operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, window, blocks)
     attend = functools.partial(passes.attend, blocks=blocks)
-    out_RHGTE, lse_RHGT = on_mesh(attend, [ROWS_AND_HEADS] * len(operands))(*operands)
-    out_RTHGE = jnp.moveaxis(out_RHGTE, -2, 1)[:, : q_RTHGE.shape[1]]
+    out_RHGTE, lse_RHGT = on_mesh(attend, (QUERIES, KEYS, KEYS, SIGHTS))(*operands)
+    out_RTHGE = _tokens_second(collected(out_RHGTE, QUERIES, blocks.queries), q_RTHGE.shape[1])
     out_RTHGE = checkpoint_name(out_RTHGE, RESIDUALS[0])
     lse_RHGT = checkpoint_name(lse_RHGT, RESIDUALS[1])
     return out_RTHGE, (q_RTHGE, k_RTHE, v_RTHE, tree, window, out_RTHGE, lse_RHGT)
@@ -75,25 +81,38 @@ def _backward(
     passes: Passes, blocks: Blocks, residuals: tuple, d_out_RTHGE: Float[Array, "R T H G E"]
 ) -> tuple[Array, Array, Array, None, None]:
     q_RTHGE, k_RTHE, v_RTHE, tree, window, out_RTHGE, lse_RHGT = residuals
-    length, padded = q_RTHGE.shape[1], lse_RHGT.shape[-1]
+    length, size = q_RTHGE.shape[1], lse_RHGT.shape[-1]
     products = d_out_RTHGE.astype(jnp.float32) * out_RTHGE.astype(jnp.float32)
-    delta_RHGT = _heads_first(products.sum(axis=-1, keepdims=True), padded)[..., 0]
-    d_out_RHGTE = _heads_first(d_out_RTHGE, padded)
-    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, window, blocks)
-    operands += (d_out_RHGTE, lse_RHGT, delta_RHGT)
-    differentiate = functools.partial(passes.differentiate, blocks=blocks)
-    run = on_mesh(differentiate, [ROWS_AND_HEADS] * len(operands))
-    d_q, d_k, d_v = (jnp.moveaxis(d, -2, 1)[:, :length] for d in run(*operands))
-    return (
-        (d_q * q_RTHGE.shape[-1] ** -0.5).astype(q_RTHGE.dtype),
-        d_k.astype(k_RTHE.dtype),
-        d_v.astype(v_RTHE.dtype),
-        None,
-        None,
+    of_queries = (
+        dealt(_heads_first(x, size), QUERIES, blocks.queries)
+        for x in (d_out_RTHGE, products.sum(axis=-1, keepdims=True))
     )
+    d_out_RHGTE, delta_RHGT1 = of_queries
+    operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, window, blocks)
+    operands += (d_out_RHGTE, lse_RHGT, delta_RHGT1[..., 0])
+    run = on_mesh(
+        functools.partial(_differentiate, passes, blocks),
+        (QUERIES, KEYS, KEYS, SIGHTS, QUERIES, QUERIES, QUERIES),
+        results=((0, QUERIES), (1, (*KEYS, "places")), (2, (*KEYS, "places"))),
+    )
+    d_q, d_k, d_v = run(*operands)
+    d_q = (d_q * q_RTHGE.shape[-1] ** -0.5).astype(q_RTHGE.dtype)
+    d_q = collected(d_q, QUERIES, blocks.queries)
+    d_q, d_k, d_v = (
+        _tokens_second(d, length) for d in (d_q, d_k.astype(k_RTHE.dtype), d_v.astype(v_RTHE.dtype))
+    )
+    return d_q, d_k, d_v, None, None
 
 
 tree_attention.defvjp(_forward, _backward)
+
+
+def _differentiate(passes: Passes, blocks: Blocks, *operands: Array) -> tuple[Array, ...]:
+    """Of one device: its own queries, and its places' share of what all add to keys and values."""
+    d_q, *d_kv = passes.differentiate(*operands, blocks=blocks)
+    if parts("places") == 1:
+        return d_q, *d_kv
+    return d_q, *(lax.psum_scatter(d, "context", scatter_dimension=2, tiled=True) for d in d_kv)
 
 
 def _operands(
@@ -105,17 +124,22 @@ def _operands(
     blocks: Blocks,
 ) -> tuple[Array, ...]:
     """Scaled queries, keys, values and what each query sees, padded to whole blocks."""
-    whole = max(blocks.queries, blocks.keys)
-    padded = -(-q_RTHGE.shape[1] // whole) * whole
+    size = padded(q_RTHGE.shape[1], blocks, parts("places"))
+    q_RHGTE = _heads_first(q_RTHGE * q_RTHGE.shape[-1] ** -0.5, size)
     return (
-        _heads_first(q_RTHGE * q_RTHGE.shape[-1] ** -0.5, padded),
-        _heads_first(k_RTHE, padded),
-        _heads_first(v_RTHE, padded),
-        sights(tree, padded, window),
+        dealt(q_RHGTE, QUERIES, blocks.queries),
+        _heads_first(k_RTHE, size),
+        _heads_first(v_RTHE, size),
+        dealt(sights(tree, size, window), SIGHTS, blocks.queries),
     )
 
 
-def _heads_first(x: Float[Array, "R T H *G E"], padded: int) -> Float[Array, "R H *G T E"]:
+def _heads_first(x: Float[Array, "R T H *G E"], size: int) -> Float[Array, "R H *G T E"]:
     """Padding is part of the transposition, and spares the kernels the care of ragged ends."""
     x = jnp.moveaxis(x, 1, -2)
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padded - x.shape[-2]), (0, 0)])
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, size - x.shape[-2]), (0, 0)])
+
+
+def _tokens_second(x: Float[Array, "R H *G T E"], length: int) -> Float[Array, "R T H *G E"]:
+    """Undoes `_heads_first`."""
+    return jnp.moveaxis(x, -2, 1)[:, :length]

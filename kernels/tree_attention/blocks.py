@@ -1,6 +1,7 @@
 """Tokens that are treated at a time."""
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,27 @@ BLOCKS = (
 )
 
 
-def blocks_for(device_kind: str, groups: int, width: int, length: int) -> Blocks:
-    """The table's blocks, but no larger than `length` tokens need: short rows are hardly padded."""
+def blocks_for(device_kind: str, groups: int, width: int, length: int, devices: int = 1) -> Blocks:
+    """The table's blocks, but no larger than `length` tokens need: short rows are hardly padded.
+
+    Where `devices` share a row, blocks of queries are those that pad it least, and of these the
+    largest.
+    """
     blocks = next(
         blocks
         for device, most, blocks in BLOCKS
         if device_kind.startswith(device) and groups * width <= most
     )
     needed = max(128, 1 << (length - 1).bit_length())
-    return Blocks(min(blocks.queries, needed), min(blocks.keys, needed))
+    fitting = Blocks(min(blocks.queries, needed), min(blocks.keys, needed))
+    if devices == 1:
+        return fitting
+    sizes = [128 << n for n in range(needed.bit_length()) if 128 << n <= fitting.queries]
+    smaller = [dataclasses.replace(fitting, queries=size) for size in sizes]
+    return min(smaller, key=lambda own: (padded(length, own, devices), -own.queries))
+
+
+def padded(length: int, blocks: Blocks, devices: int) -> int:
+    """`length` tokens in whole blocks, of which each of `devices` deals as many to every other."""
+    whole = math.lcm(blocks.queries * devices**2, blocks.keys)
+    return -(-length // whole) * whole

@@ -39,7 +39,7 @@ def attend(
     q_RHGTE: Float[Array, "R H G T E"],
     k_RHTE: Float[Array, "R H T E"],
     v_RHTE: Float[Array, "R H T E"],
-    sights_R13T: Int[Array, "R 1 3 T"],
+    sights_R14T: Int[Array, "R 1 4 T"],
     blocks: Blocks,
     interpret: bool,
 ) -> tuple[Array, Array]:
@@ -51,10 +51,10 @@ def attend(
     accumulator = pltpu.VMEM((groups, width, blocks.queries), jnp.float32)
     out_RHGET, lse_RHGT = pallas_grid.call(
         pallas_kernels.attend,
-        seen(sights_R13T, blocks),
+        seen(sights_R14T, blocks, k_RHTE.shape[2]),
         heads,
         [
-            (sights_R13T, specs.sights), (q_RHGTE, specs.queries),
+            (sights_R14T, specs.sights), (q_RHGTE, specs.queries),
             (k_RHTE, specs.keys), (v_RHTE, specs.keys),
         ],
         [(out, specs.outputs), (lse, specs.statistics)],
@@ -68,7 +68,7 @@ def differentiate(
     q_RHGTE: Float[Array, "R H G T E"],
     k_RHTE: Float[Array, "R H T E"],
     v_RHTE: Float[Array, "R H T E"],
-    sights_R13T: Int[Array, "R 1 3 T"],
+    sights_R14T: Int[Array, "R 1 4 T"],
     d_out_RHGTE: Float[Array, "R H G T E"],
     lse_RHGT: Float[Array, "R H G T"],
     delta_RHGT: Float[Array, "R H G T"],
@@ -77,13 +77,13 @@ def differentiate(
 ) -> tuple[Float[Array, "R H G T E"], Float[Array, "R H T E"], Float[Array, "R H T E"]]:
     """In two runs, because each keeps one side's sums in VMEM until they are complete."""
     rows, heads, groups, length, width = q_RHGTE.shape
-    seen_RIJ = seen(sights_R13T, blocks)
+    seen_RIJ = seen(sights_R14T, blocks, k_RHTE.shape[2])
     d_q = jax.ShapeDtypeStruct((rows, heads, groups, width, length), jnp.float32)
     d_k = jax.ShapeDtypeStruct(k_RHTE.shape, jnp.float32)
 
     def inputs(specs: pallas_grid.Specs) -> list:
         return [
-            (sights_R13T, specs.sights), (q_RHGTE, specs.queries),
+            (sights_R14T, specs.sights), (q_RHGTE, specs.queries),
             (k_RHTE, specs.keys), (v_RHTE, specs.keys), (d_out_RHGTE, specs.queries),
             (lse_RHGT, specs.statistics), (delta_RHGT, specs.statistics),
         ]  # fmt: skip

@@ -18,7 +18,7 @@ from kernels.tree_attention.sights import visits
 class Specs(NamedTuple):
     """The blocks of what has a place per query or per key."""
 
-    sights: pl.BlockSpec  # [R, 1, 3, T]
+    sights: pl.BlockSpec  # [R, 1, 4, T]
     queries: pl.BlockSpec  # [R, H, G, T, E]
     outputs: pl.BlockSpec  # [R, H, G, E, T]
     statistics: pl.BlockSpec  # [R, H, G, T]
@@ -37,7 +37,7 @@ def specs(blocks: Blocks, groups: int, width: int, visiting: Literal["queries", 
         return pl.BlockSpec((None, None, *shape), place)
 
     return Specs(
-        sights=spec("queries", 3, blocks.queries, axis=1, per_head=False),
+        sights=spec("queries", 4, blocks.queries, axis=1, per_head=False),
         queries=spec("queries", groups, blocks.queries, width, axis=1),
         outputs=spec("queries", groups, width, blocks.queries, axis=2),
         statistics=spec("queries", groups, blocks.queries, axis=1),

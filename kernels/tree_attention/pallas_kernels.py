@@ -39,7 +39,7 @@ def attend(
     @pl.when(visit < count_ref[row, query_block])
     def _() -> None:
         key_block = order_ref[row, query_block, visit]
-        mask = _mask(sights_ref, query_block, key_block, keys=k_ref.shape[0])
+        mask = _mask(sights_ref, key_block, keys=k_ref.shape[0])
         for g in range(q_ref.shape[0]):
             own = slice(g, g + 1)
             scores = jnp.where(mask, _dot(k_ref[...], q_ref[g], (1, 1)), MASKED)
@@ -73,7 +73,7 @@ def differentiate_queries(
     @pl.when(visit < count_ref[row, query_block])
     def _() -> None:
         key_block = order_ref[row, query_block, visit]
-        mask = _mask(sights_ref, query_block, key_block, keys=k_ref.shape[0])
+        mask = _mask(sights_ref, key_block, keys=k_ref.shape[0])
         for g in range(d_q_ref.shape[0]):
             _, d_scores = _probs_and_d_scores(g, mask, *operands)
             d_q_ref[g] += _dot(k_ref[...], d_scores, (0, 0))
@@ -94,8 +94,7 @@ def differentiate_keys(
 
     @pl.when(visit < count_ref[row, key_block])
     def _() -> None:
-        query_block = order_ref[row, key_block, visit]
-        mask = _mask(sights_ref, query_block, key_block, keys=d_k_ref.shape[0])
+        mask = _mask(sights_ref, key_block, keys=d_k_ref.shape[0])
         for g in range(q_ref.shape[0]):
             probs, d_scores = _probs_and_d_scores(g, mask, *operands)
             d_k_ref[...] += _dot(d_scores, q_ref[g], (1, 0))
@@ -121,14 +120,11 @@ def _probs_and_d_scores(
     return probs.astype(v_ref.dtype), d_scores.astype(k_ref.dtype)
 
 
-def _mask(
-    sights_ref: jax.Ref, query_block: Array, key_block: Array, keys: int
-) -> Bool[Array, "K Q"]:
+def _mask(sights_ref: jax.Ref, key_block: Array, keys: int) -> Bool[Array, "K Q"]:
     shape = (keys, sights_ref.shape[1])
     key = key_block * shape[0] + lax.broadcasted_iota(jnp.int32, shape, 0)
-    query = query_block * shape[1] + lax.broadcasted_iota(jnp.int32, shape, 1)
-    first, prefix, own = (sights_ref[i : i + 1, :] for i in range(3))
-    return ((key >= first) & (key < prefix)) | ((key >= own) & (key <= query))
+    first, prefix, own, end = (sights_ref[i : i + 1, :] for i in range(4))
+    return ((key >= first) & (key < prefix)) | ((key >= own) & (key < end))
 
 
 def _dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:

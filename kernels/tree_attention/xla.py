@@ -40,11 +40,11 @@ def attend(
     q_RHGTE: Float[Array, "R H G T E"],
     k_RHTE: Float[Array, "R H T E"],
     v_RHTE: Float[Array, "R H T E"],
-    sights_R13T: Int[Array, "R 1 3 T"],
+    sights_R14T: Int[Array, "R 1 4 T"],
     blocks: Blocks,
 ) -> tuple[Float[Array, "R H G T E"], Float[Array, "R H G T"]]:
     """A running softmax for one block of queries after the other (Milakov and Gimelshein 2018)."""
-    count_RI, order_RIJ = visits(seen(sights_R13T, blocks))
+    count_RI, order_RIJ = visits(seen(sights_R14T, blocks, k_RHTE.shape[2]))
 
     def of_block(row: jax.Array, i: jax.Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
         q = _block(q_RHGTE, row, i, blocks.queries)
@@ -53,7 +53,7 @@ def attend(
             largest, total, out = so_far
             j = order_RIJ[row, i, n]
             k, v = (_block(x, row, j, blocks.keys) for x in (k_RHTE, v_RHTE))
-            scores = _scores(q, k, sights_R13T[row, 0], i, j, blocks)
+            scores = _scores(q, k, sights_R14T[row, 0], i, j, blocks)
             # A query that has seen nothing yet sums up ones; its first key scales them to zero.
             new = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
             weights, scale = jnp.exp(scores - new), jnp.exp(largest - new)
@@ -79,14 +79,14 @@ def differentiate(
     q_RHGTE: Float[Array, "R H G T E"],
     k_RHTE: Float[Array, "R H T E"],
     v_RHTE: Float[Array, "R H T E"],
-    sights_R13T: Int[Array, "R 1 3 T"],
+    sights_R14T: Int[Array, "R 1 4 T"],
     d_out_RHGTE: Float[Array, "R H G T E"],
     lse_RHGT: Float[Array, "R H G T"],
     delta_RHGT: Float[Array, "R H G T"],
     blocks: Blocks,
 ) -> tuple[Float[Array, "R H G T E"], Float[Array, "R H T E"], Float[Array, "R H T E"]]:
     """Gradients of queries block by block; those of keys and values grow with every visit."""
-    count_RI, order_RIJ = visits(seen(sights_R13T, blocks))
+    count_RI, order_RIJ = visits(seen(sights_R14T, blocks, k_RHTE.shape[2]))
     of_queries = (q_RHGTE, d_out_RHGTE, lse_RHGT[..., None], delta_RHGT[..., None])
 
     def of_block(row: jax.Array, i: jax.Array, done: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -96,7 +96,7 @@ def differentiate(
             d_q, *d_kv = so_far
             j = order_RIJ[row, i, n]
             k, v = (_block(x, row, j, blocks.keys) for x in (k_RHTE, v_RHTE))
-            probs = jnp.exp(_scores(q, k, sights_R13T[row, 0], i, j, blocks) - lse)
+            probs = jnp.exp(_scores(q, k, sights_R14T[row, 0], i, j, blocks) - lse)
             d_probs = jnp.einsum("hqe,hke->hqk", d_out, v, **F32)
             d_scores = (probs * (d_probs - delta)).astype(q.dtype)
             new = (
@@ -152,16 +152,15 @@ def _put(
 def _scores(
     q: Float[Array, "H Q E"],
     k: Float[Array, "H K E"],
-    sights_3T: Int[Array, "3 T"],
+    sights_4T: Int[Array, "4 T"],
     i: jax.Array,
     j: jax.Array,
     blocks: Blocks,
 ) -> Float[Array, "H Q K"]:
     """Masked scores of scaled queries, float32."""
-    sights = jax.lax.dynamic_slice_in_dim(sights_3T, i * blocks.queries, blocks.queries, axis=1)
-    first, prefix, own = sights[:, :, None]
-    query = i * blocks.queries + jnp.arange(blocks.queries)[:, None]
+    sights = jax.lax.dynamic_slice_in_dim(sights_4T, i * blocks.queries, blocks.queries, axis=1)
+    first, prefix, own, end = sights[:, :, None]
     key = j * blocks.keys + jnp.arange(blocks.keys)
-    mask = ((key >= first) & (key < prefix)) | ((key >= own) & (key <= query))
+    mask = ((key >= first) & (key < prefix)) | ((key >= own) & (key < end))
     mask = jnp.tile(mask, (q.shape[1] // blocks.queries, 1))
     return jnp.where(mask, jnp.einsum("hqe,hke->hqk", q, k, **F32), MASKED)

@@ -8,10 +8,16 @@ from jaxtyping import Array, Float, Int
 from kernels.backend import Implementation, choose, device, on_mesh
 from kernels.tree_decode import pallas, reference, xla
 from kernels.tree_decode.blocks import keys_per_block
+from kernels.tree_decode.partials import Whole
+from pivotrl_jax.parallel.sharding import Axes
 
-SLOTS, TRUNK = ("rows", None, "kv_heads"), ("rows", "kv_heads")
+SLOTS: Axes = ("rows", "places", "kv_heads")
+# Of trunks' keys [R, H, E, L] and values [R, H, L, E].
+TRUNK_K: Axes = ("rows", "kv_heads", None, "places")
+TRUNK_V: Axes = ("rows", "kv_heads", "places", None)
+NUMBERS: Axes = ("rows", "places")
 # Of the operands, in order. Left to itself, XLA gathers the slots' caches of all heads.
-AXES = (SLOTS, TRUNK, TRUNK, SLOTS, SLOTS, ("rows",), ("rows",), ("rows",))
+AXES = (SLOTS, TRUNK_K, TRUNK_V, SLOTS, SLOTS, NUMBERS, NUMBERS, NUMBERS)
 
 
 def tree_decode(
@@ -47,7 +53,8 @@ def tree_decode(
         return reference.tree_decode(*operands)
     queries = q_RBHGE.shape[1] * q_RBHGE.shape[3]
     keys = keys_per_block(device()[1], queries)
-    if chosen == "xla":
-        return on_mesh(functools.partial(xla.tree_decode, keys=keys), AXES)(*operands)
-    kernel = functools.partial(pallas.tree_decode, keys=keys, interpret=interpret)
+    whole = Whole(q_RBHGE.shape[1], trunk_v_RHLE.shape[2])
+    kernel = functools.partial(xla.tree_decode, keys=keys, whole=whole)
+    if chosen == "pallas":
+        kernel = functools.partial(pallas.tree_decode, keys=keys, interpret=interpret, whole=whole)
     return on_mesh(kernel, AXES)(*operands)

@@ -6,6 +6,8 @@ slots' own tokens stay with XLA: nothing is shared there that one read could ser
 are there to be read.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,28 +16,17 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from kernels.tree_attention import MASKED
-from kernels.tree_decode.xla import Partial, runs, spans, together, with_own
+from kernels.tree_decode import partials
+from kernels.tree_decode.partials import Partial, Whole
+from kernels.tree_decode.xla import spans
 
 
 def tree_decode(
-    q_RBHGE: Float[Array, "R B H G E"],
-    trunk_k_RHEL: Float[Array, "R H E L"],
-    trunk_v_RHLE: Float[Array, "R H L E"],
-    own_k_RBHES: Float[Array, "R B H E S"],
-    own_v_RBHSE: Float[Array, "R B H S E"],
-    start_RB: Int[Array, "R B"],
-    step_RB: Int[Array, "R B"],
-    first_RB: Int[Array, "R B"],
-    keys: int,
-    interpret: bool = False,
-) -> Float[Array, "R B H G E"]:
-    """As `xla.tree_decode`, with the trunk read in blocks of `keys` tokens."""
-    runs_RQ2 = runs(start_RB, first_RB, q_RBHGE.shape[3])
-    on_trunk = _attend_trunk(
-        together(q_RBHGE), trunk_k_RHEL, trunk_v_RHLE, runs_RQ2, keys, interpret
-    )
-    own = (own_k_RBHES, own_v_RBHSE, first_RB - start_RB, step_RB)
-    return with_own(on_trunk, q_RBHGE, *own)
+    *operands: Array, keys: int, interpret: bool = False, whole: Whole | None = None
+) -> Array:
+    """As `partials.tree_decode`, with the trunk read in blocks of `keys` tokens."""
+    attend_trunk = functools.partial(_attend_trunk, keys=keys, interpret=interpret)
+    return partials.tree_decode(attend_trunk, *operands, whole=whole)
 
 
 def _attend_trunk(

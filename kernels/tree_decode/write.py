@@ -6,9 +6,10 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from kernels.backend import device, on_mesh
+from pivotrl_jax.parallel.sharding import Axes
 
-SLOTS = ("rows", None, "kv_heads")
-AXES = (SLOTS, SLOTS, SLOTS, SLOTS, ("rows",))
+SLOTS: Axes = ("rows", "places", "kv_heads")
+AXES = (SLOTS, SLOTS, SLOTS, SLOTS, ("rows", "places"))
 Caches = tuple[Float[Array, "R B H E S"], Float[Array, "R B H S E"]]
 
 
@@ -25,9 +26,8 @@ def append(
     which takes ten times as long as to attend to them.
     """
     operands = (own_k_RBHES, own_v_RBHSE, k_RBHE, v_RBHE, step_RB)
-    if device()[0] == "tpu":
-        return on_mesh(slot_by_slot, AXES)(*operands)
-    return scattered(*operands)
+    write = slot_by_slot if device()[0] == "tpu" else scattered
+    return on_mesh(write, AXES)(*operands)
 
 
 def scattered(

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params
-from pivotrl_jax.parallel import fetch, put_rows
+from pivotrl_jax.parallel import fetch, put_rows, row_shards
 from pivotrl_jax.text import Tokenizer
 from pivotrl_jax.training.update import token_logprobs
 from pivotrl_jax.trees import causal, chunks, round_up
@@ -36,9 +36,11 @@ def read_texts(directory: Path, limit: int | None) -> dict[str, list[str]]:
 
 @partial(jax.jit, static_argnames="cfg")
 def _nll(params: Params, cfg: ModelConfig, tokens_RT: jax.Array, weight_RT: jax.Array) -> jax.Array:
-    index = jnp.broadcast_to(jnp.arange(1, tokens_RT.shape[1]), weight_RT[:, 1:].shape)
+    # As many as there are tokens, so that devices can divide them; the last one weighs nothing.
+    index = jnp.broadcast_to(jnp.arange(1, tokens_RT.shape[1] + 1), tokens_RT.shape)
+    index = jnp.minimum(index, tokens_RT.shape[1] - 1)
     scores = token_logprobs(params, cfg, causal(tokens_RT), index)
-    return -jnp.sum(scores.logp_T * weight_RT[:, 1:])
+    return -jnp.sum(scores.logp_T[:, :-1] * weight_RT[:, 1:])
 
 
 def perplexity(
@@ -55,6 +57,7 @@ def perplexity(
 
     Texts longer than `max_tokens` are cut; the first token of a text has no prediction.
     """
+    rows = round_up(rows, row_shards(mesh))
     encoded = sorted((tokenizer.encode(text)[:max_tokens] for text in texts), key=len)
     total, count = 0.0, 0
     for batch in chunks(encoded, rows):

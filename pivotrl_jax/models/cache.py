@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from kernels.backend import on_mesh
 from kernels.tree_attention import tree_attention
-from kernels.tree_decode import append, tree_decode
+from kernels.tree_decode import TRUNK_K, TRUNK_V, append, tree_decode
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.experts import likeliest, recording
 from pivotrl_jax.models.params import LayerParams, Params
 from pivotrl_jax.models.transformer import LayerKind, embedded, layer, layer_kinds, rms_norm
-from pivotrl_jax.parallel.sharding import constrain
+from pivotrl_jax.parallel.sharding import Axes, constrain, unmerged
 from pivotrl_jax.trees.tree import causal
 
 
@@ -31,8 +31,8 @@ class LayerCache:
 
 Layers = list[LayerParams]
 Cache = list[LayerCache]
-# Of trunks [R, H, ...], and of pieces of them [Q, N, H, ...].
-TRUNKS, PIECES = ("rows", "kv_heads"), ("rows", None, "kv_heads")
+# Of pieces of trunks [Q, N, H, ...].
+PIECES: Axes = ("rows", None, "kv_heads")
 
 
 def unstack(stacked: Any, layers: int) -> list[Any]:
@@ -65,25 +65,25 @@ def prefill(
             return tree_attention(q, k, v, tree, kind.window)
 
         x = layer(p, cfg, x, tree.positions, kind.freqs, attend, pick)
-        cache = jax.tree.map(lambda a: constrain(a, "rows", "kv_heads", None, None), kept[0])
-        return constrain(x, "rows", None, None), (cache, chosen)
+        cache = LayerCache(constrain(kept[0].k, *TRUNK_K), constrain(kept[0].v, *TRUNK_V))
+        return constrain(x, "rows", "places", None), (cache, chosen)
 
     x, (stacked, chosen) = jax.lax.scan(body, x, (params.layers, layer_kinds(cfg)))
     routes_RLNJ = None
     if routes:
-        routes_RLNJ = jnp.moveaxis(chosen[0].reshape(cfg.layers, *tokens_RL.shape, -1), 0, 2)
+        own = [unmerged(layer_TJ, tokens_RL.shape) for layer_TJ in chosen[0]]
+        routes_RLNJ = jnp.stack(own, axis=2)
     return rms_norm(x, params.final_norm, cfg), unstack(stacked, cfg.layers), routes_RLNJ
 
 
 def trunk_cache(cfg: ModelConfig, rows: int, length: int) -> Cache:
     """Room for the keys and values of trunks of `length` tokens."""
 
-    def empty(*shape: int) -> jax.Array:
-        zeros = jnp.zeros((rows, cfg.kv_heads, *shape), cfg.dtype)
-        return constrain(zeros, "rows", "kv_heads", None, None)
+    def empty(axes: Axes, *shape: int) -> jax.Array:
+        return constrain(jnp.zeros((rows, cfg.kv_heads, *shape), cfg.dtype), *axes)
 
     return [
-        LayerCache(empty(cfg.head_dim, length), empty(length, cfg.head_dim))
+        LayerCache(empty(TRUNK_K, cfg.head_dim, length), empty(TRUNK_V, length, cfg.head_dim))
         for _ in range(cfg.layers)
     ]
 
@@ -93,7 +93,7 @@ def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache
 
     def empty(*shape: int) -> jax.Array:
         zeros = jnp.zeros((rows, branches, cfg.kv_heads, *shape), cfg.dtype)
-        return constrain(zeros, "rows", None, "kv_heads", None, None)
+        return constrain(zeros, "rows", "places", "kv_heads", None, None)
 
     return [
         LayerCache(empty(cfg.head_dim, size), empty(size, cfg.head_dim)) for _ in range(cfg.layers)
@@ -142,21 +142,37 @@ def _written(
     places_QN: Int[Array, "Q N"],
 ) -> LayerCache:
     """The trunks with the pieces' keys and values in their places."""
+    whole = trunk.v.shape[2]
 
     def write(k_RHEL: jax.Array, v_RHLE: jax.Array, *pieces: jax.Array) -> tuple[jax.Array, ...]:
         k_QNHE, v_QNHE, rows_Q, places_QN = pieces
-        rows_Q1 = rows_Q[:, None]
+        rows_Q1, places_QN = rows_Q[:, None], own_places(places_QN, v_RHLE.shape[2], whole)
         k_RHEL = k_RHEL.at[rows_Q1, :, :, places_QN].set(k_QNHE, mode="drop")
         return k_RHEL, v_RHLE.at[rows_Q1, :, places_QN].set(v_QNHE, mode="drop")
 
-    axes = (TRUNKS, TRUNKS, PIECES, PIECES, PIECES[:1], PIECES[:1])
-    return LayerCache(*on_mesh(write, axes)(trunk.k, trunk.v, k_QNHE, v_QNHE, rows_Q, places_QN))
+    axes = (TRUNK_K, TRUNK_V, PIECES, PIECES, PIECES[:1], PIECES[:1])
+    run = on_mesh(write, axes, results=((0, TRUNK_K), (1, TRUNK_V)))
+    return LayerCache(*run(trunk.k, trunk.v, k_QNHE, v_QNHE, rows_Q, places_QN))
+
+
+def own_places(places_QN: Int[Array, "Q N"], own: int, whole: int) -> Int[Array, "Q N"]:
+    """Under `shard_map`, places of a row of `whole` as this device, which has `own`, counts them.
+
+    Those of other devices are `own`, beyond all that it has: negative ones would count from its
+    end.
+    """
+    if own < whole:
+        places_QN = places_QN - jax.lax.axis_index("context") * own
+    return jnp.where(places_QN < 0, own, places_QN)
 
 
 def _rows(trunk: LayerCache, rows_Q: Int[Array, "Q"]) -> LayerCache:
     """The trunk of every piece."""
-    take = on_mesh(lambda x, rows: x[rows], (TRUNKS, PIECES[:1]))
-    return LayerCache(take(trunk.k, rows_Q), take(trunk.v, rows_Q))
+
+    def take(x: jax.Array, axes: Axes) -> jax.Array:
+        return on_mesh(lambda x, rows: x[rows], (axes, PIECES[:1]))(x, rows_Q)
+
+    return LayerCache(take(trunk.k, TRUNK_K), take(trunk.v, TRUNK_V))
 
 
 def decode_step(
@@ -191,5 +207,5 @@ def decode_step(
         x = layer(p, cfg, x, start_RB + step_RB, kinds[index].freqs, partial(attend, index), pick)
     routes_RBNJ = None
     if routes:
-        routes_RBNJ = jnp.stack(chosen, axis=1).reshape(*tokens_RB.shape, cfg.layers, -1)
+        routes_RBNJ = jnp.stack([unmerged(own, tokens_RB.shape) for own in chosen], axis=2)
     return rms_norm(x, params.final_norm, cfg), grown, routes_RBNJ

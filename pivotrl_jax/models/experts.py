@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kernels.grouped_dot import grouped_dot
 from pivotrl_jax.models.config import ExpertConfig
 from pivotrl_jax.models.params import LayerParams, expert_axes
-from pivotrl_jax.parallel.sharding import spec
+from pivotrl_jax.parallel.sharding import RULES, spec
 
 # From the probabilities of all experts [T, X] to those that a token goes through [T, J].
 Pick = Callable[[ExpertConfig, jax.Array], jax.Array]
@@ -172,8 +172,8 @@ class _Layout(NamedTuple):
     ) -> jax.Array:
         """`mixture` on one device's slices of everything."""
         if self.width:
-            gate_XDF, up_XDF = (self.gathered(w, "fsdp", 1) for w in (gate_XDF, up_XDF))
-            down_XFD = self.gathered(down_XFD, "fsdp", 2)
+            gate_XDF, up_XDF = (self.gathered(w, RULES["width"], 1) for w in (gate_XDF, up_XDF))
+            down_XFD = self.gathered(down_XFD, RULES["width"], 2)
         if self.experts and self.tokens:
             x_TD, chosen_TJ, weight_TJ = (
                 self.gathered(x, self.experts, 0) for x in (x_TD, chosen_TJ, weight_TJ)
@@ -193,7 +193,9 @@ def _on_mesh(cfg: ExpertConfig, x_TD: jax.Array, p: LayerParams) -> Callable[...
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return mixture
-    tokens = spec(("rows", None), x_TD.shape, mesh)
+    tokens = spec(("tokens", None), x_TD.shape, mesh)
+    if tokens[0] is None and not p.spread:
+        tokens = spec(("rows", None), x_TD.shape, mesh)
     names = ("expert_gate", "expert_up", "expert_down")
     axes = (expert_axes(name, p.spread) for name in names)
     gate, up, down = (

@@ -28,7 +28,7 @@ from pivotrl_jax.models.experts import (
 )
 from pivotrl_jax.models.lora import PROJECTED, project
 from pivotrl_jax.models.params import LayerParams, Params, head
-from pivotrl_jax.parallel.sharding import constrain
+from pivotrl_jax.parallel.sharding import constrain, merged, unmerged
 from pivotrl_jax.trees.tree import TokenTree, causal
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -66,10 +66,10 @@ def layer_kinds(cfg: ModelConfig) -> LayerKind:
 
 def embedded(params: Params, cfg: ModelConfig, tokens: Int[Array, "R T"]) -> Float[Array, "R T D"]:
     """What the first layer reads."""
-    x = params.embed[tokens]
+    x = params.embed[constrain(tokens, "rows", "places")]
     if cfg.scaled_embed:
         x = x * jnp.asarray(cfg.width**0.5, x.dtype)
-    return constrain(x, "rows", None, None)
+    return constrain(x, "rows", "places", None)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, cfg: ModelConfig) -> jax.Array:
@@ -149,24 +149,21 @@ def layer(
     attend: Attend,
     pick: Pick = likeliest,
 ) -> jax.Array:
-    """One block on activations [..., D]; `attend(q, k, v)` gives [..., H, G, E], and `pick` chooses
-    the experts that a token goes through."""
-    shape = x.shape
+    """One block on activations [R, T, D]; `attend(q, k, v)` gives [R, T, H, G, E], and `pick`, of
+    tokens as `merged`, the experts that they go through."""
+    shape = x.shape[:2]
     # One axis of tokens: from [1, T, D] XLA:CPU differentiates a norm twenty times slower.
-    x, positions = x.reshape(-1, shape[-1]), positions.reshape(-1)
-
-    def tokens(a: jax.Array) -> jax.Array:
-        return a.reshape(*shape[:-1], *a.shape[1:])
+    x, positions = merged(x), merged(positions)
 
     with jax.named_scope("attention"):
         q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg), positions, freqs)
-        out = attend(tokens(q), tokens(k), tokens(v)).reshape(q.shape)
+        out = merged(attend(*(unmerged(a, shape) for a in (q, k, v))))
         y = project(out, p.o, "thge,hged->td")
         x = x + (y if p.attn_post_norm is None else rms_norm(y, p.attn_post_norm, cfg))
     with jax.named_scope("ffn"):
         y = feed_forward(p, cfg, rms_norm(x, p.ffn_norm, cfg), pick)
         x = x + (y if p.ffn_post_norm is None else rms_norm(y, p.ffn_post_norm, cfg))
-        return x.reshape(shape)
+        return unmerged(x, shape)
 
 
 def feed_forward(
@@ -229,15 +226,15 @@ def hidden_and_load(
             chosen_TJ = likeliest(experts, probs_TX)
             if routes_RTJ is not None:
                 likely_TJ = chosen_TJ
-                chosen_TJ = replayed(routes_RTJ.reshape(likely_TJ.shape), likely_TJ)
-                changed.append(differ(chosen_TJ, likely_TJ).reshape(tree.shape))
-            loads.append(load(chosen_TJ, tree.segments.reshape(-1) >= 0, experts.number))
+                chosen_TJ = replayed(merged(routes_RTJ), likely_TJ)
+                changed.append(unmerged(differ(chosen_TJ, likely_TJ), tree.shape))
+            loads.append(load(chosen_TJ, merged(tree.segments) >= 0, experts.number))
             return chosen_TJ
 
         attend = partial(tree_attention, tree=tree, window=kind.window)
         x = layer(p, cfg, x, tree.positions, kind.freqs, attend, pick)
         found = loads[0] if loads else None, changed[0] if changed else None
-        return constrain(x, "rows", None, None), found
+        return constrain(x, "rows", "places", None), found
 
     layers = params.layers, layer_kinds(cfg), routes_NRTJ
     x, (load_NX, changed_NRT) = jax.lax.scan(body, x, layers)

@@ -7,6 +7,8 @@ from pivotrl_jax.parallel.platform import VARIABLES, set_flags
 from pivotrl_jax.parallel.sharding import (
     abstract_rows,
     constrain,
+    merged,
+    parts,
     placed,
     put_rows,
     put_whole,
@@ -15,6 +17,7 @@ from pivotrl_jax.parallel.sharding import (
     rows,
     shardings,
     spec,
+    unmerged,
 )
 
 __all__ = [
@@ -30,7 +33,9 @@ __all__ = [
     "highest",
     "leave",
     "make_mesh",
+    "merged",
     "mine",
+    "parts",
     "placed",
     "put_rows",
     "put_whole",
@@ -42,4 +47,5 @@ __all__ = [
     "shardings",
     "spec",
     "start",
+    "unmerged",
 ]

@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh
 
 from pivotrl_jax.errors import UserError
 
-AXES = ("data", "fsdp", "expert", "tensor")
+AXES = ("data", "fsdp", "expert", "context", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,11 @@ class MeshSettings:
     fsdp: int = -1
     tensor: int = 1
     expert: int = 1
+    context: int = 1
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lays the devices out as (data, fsdp, expert, tensor), GSPMD-partitioned."""
+    """Lays the devices out as (data, fsdp, expert, context, tensor), GSPMD-partitioned."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [getattr(settings, axis) for axis in AXES]
     fixed = int(np.prod([s for s in sizes if s != -1]))
@@ -34,7 +35,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     if int(np.prod(shape)) != len(devices):
         raise UserError(
             f"mesh {shape} uses {int(np.prod(shape))} of {len(devices)} devices; "
-            "set one of mesh.data, mesh.fsdp, mesh.expert or mesh.tensor to -1"
+            "set one of mesh.data, mesh.fsdp, mesh.expert, mesh.context or mesh.tensor to -1"
         )
     grid = np.asarray(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

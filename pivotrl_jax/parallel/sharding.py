@@ -11,11 +11,13 @@ Axes = tuple[str | None, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
     "rows": ("data", "fsdp", "expert"),
-    "width": ("fsdp",),
+    "places": ("context",),  # of a row's tokens, or of its slots
+    "tokens": ("data", "fsdp", "expert", "context"),  # of all rows
+    "width": ("fsdp", "context"),
     "kv_heads": ("tensor",),
     "ffn": ("tensor",),
     "experts": ("expert",),
-    "spread_experts": ("data", "fsdp", "expert"),  # over all devices that rows are, in decoding
+    "spread_experts": ("data", "fsdp", "expert", "context"),  # as tokens are, in decoding
     "vocab": ("tensor",),
     "layers": (),
     "rank": (),
@@ -100,6 +102,39 @@ def abstract_rows(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows(mesh, x.shape, axis))
 
     return jax.tree.map(abstract, batch)
+
+
+def parts(name: str) -> int:
+    """Into how many the mesh of `jax.set_mesh` divides what carries the logical axis `name`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in RULES[name])
+
+
+def merged(x: jax.Array) -> jax.Array:
+    """[R, T, ...] as [R T, ...], so that every device's own tokens follow each other there.
+
+    In row-major order the devices along `places` would have to exchange them. `unmerged` takes the
+    order back.
+    """
+    rows, places = _divided(x.shape)
+    split = x.reshape(rows, x.shape[0] // rows, places, -1, *x.shape[2:])
+    return split.swapaxes(1, 2).reshape(-1, *x.shape[2:])
+
+
+def unmerged(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[R T, ...], as `merged` orders them, as [R, T, ...], whose first two sizes are `shape`."""
+    rows, places = _divided(shape)
+    split = x.reshape(rows, places, shape[0] // rows, -1, *x.shape[1:])
+    return split.swapaxes(1, 2).reshape(*shape, *x.shape[1:])
+
+
+def _divided(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Into how many the rows and places of [R, T, ...] are divided; one place keeps their order."""
+    rows, places = (
+        1 if size % parts(name) else parts(name)
+        for name, size in zip(("rows", "places"), shape, strict=False)
+    )
+    return (rows, places) if places > 1 else (1, 1)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

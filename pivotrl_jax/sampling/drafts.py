@@ -95,9 +95,10 @@ def _distributions(
 ) -> Distribution:
     """Of the tokens at `positions`."""
     before = jnp.clip(positions_QS - 1, 0, hidden_QLD.shape[1] - 1)[..., None]
-    hidden_QSD = constrain(jnp.take_along_axis(hidden_QLD, before, axis=1), "rows", None, None)
+    hidden_QSD = jnp.take_along_axis(hidden_QLD, before, axis=1)
+    hidden_QSD = constrain(hidden_QSD, "rows", "places", None)
     logits = jnp.einsum("qsd,vd->qsv", hidden_QSD, head(params), preferred_element_type=jnp.float32)
-    return distribution(constrain(logits, "rows", None, None), settings)
+    return distribution(constrain(logits, "rows", "places", None), settings)
 
 
 def _drawn(

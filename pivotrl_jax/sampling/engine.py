@@ -19,6 +19,7 @@ from pivotrl_jax.models.cache import (
     branch_cache,
     decode_step,
     extend,
+    own_places,
     prefill,
     trunk_cache,
     unstack,
@@ -26,7 +27,7 @@ from pivotrl_jax.models.cache import (
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.experts import UNKNOWN, route_dtype
 from pivotrl_jax.models.params import LayerParams, Params, decoding_axes, head
-from pivotrl_jax.parallel.sharding import constrain, row_shards
+from pivotrl_jax.parallel.sharding import constrain, merged, parts, unmerged
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 
 
@@ -86,7 +87,7 @@ def idle_slots(
     return Slots(
         trunk=trunk_cache(cfg, rows, length),
         trunk_hidden_RLD=constrain(
-            jnp.zeros((rows, length, cfg.width), cfg.dtype), "rows", None, None
+            jnp.zeros((rows, length, cfg.width), cfg.dtype), "rows", "places", None
         ),
         own=branch_cache(cfg, *shape, settings.max_tokens),
         drawn=Drawn(zeros.astype(jnp.int32), zeros, zeros),
@@ -106,7 +107,7 @@ def _no_routes(cfg: ModelConfig, shape: tuple[int, ...]) -> Int[Array, "R B S N 
         raise ValueError(f"{cfg.name} has no experts, and so no routes to record")
     shape = (*shape, cfg.layers, cfg.experts.active)
     unknown = jnp.full(shape, UNKNOWN, route_dtype(cfg.experts))
-    return constrain(unknown, "rows", None, None, None, None)
+    return constrain(unknown, "rows", "places", None, None, None)
 
 
 @partial(jax.jit, static_argnames="cfg", donate_argnames="slots")
@@ -125,6 +126,7 @@ def load_trunks(
     routes = slots.routes_RBSNJ is not None
     with jax.named_scope("prefill"):
         hidden_QLD, trunk, routes_QLNJ = prefill(params, cfg, trunks_QL, routes=routes)
+        hidden_QLD = constrain(hidden_QLD, "rows", "places", None)
     put = lambda old, new: old.at[rows_Q].set(new, mode="drop")  # noqa: E731
     filled = dataclasses.replace(
         slots,
@@ -148,11 +150,15 @@ def extend_trunks(
     with jax.named_scope("prefill"):
         hidden_QND, trunk = extend(params, layers, cfg, tokens_QN, rows_Q, places_QN, slots.trunk)
 
+    hidden_RLD = slots.trunk_hidden_RLD
+    whole = hidden_RLD.shape[1]
+
     def put(old: jax.Array, new: jax.Array, rows: jax.Array, places: jax.Array) -> jax.Array:
+        places = own_places(places, old.shape[1], whole)
         return old.at[rows[:, None], places].set(new, mode="drop")
 
-    put_on_mesh = on_mesh(put, [("rows",)] * 4)
-    hidden_RLD = put_on_mesh(slots.trunk_hidden_RLD, hidden_QND, rows_Q, places_QN)
+    put_on_mesh = on_mesh(put, (("rows", "places"), *[("rows",)] * 3))
+    hidden_RLD = put_on_mesh(hidden_RLD, hidden_QND, rows_Q, places_QN)
     return dataclasses.replace(slots, trunk=trunk, trunk_hidden_RLD=hidden_RLD)
 
 
@@ -160,11 +166,11 @@ def extend_trunks(
 def decoding_layers(params: Params, cfg: ModelConfig) -> list[LayerParams]:
     """The layers one by one: a copy, made once per run of the engine rather than per chunk.
 
-    Experts are divided over the devices anew, where their number allows: gathered along fsdp for
+    Experts are divided over the devices anew, where their number allows: gathered for
     every token, as for updates, they would cost more than all the rest.
     """
     layers, mesh = unstack(params.layers, cfg.layers), jax.sharding.get_abstract_mesh()
-    if cfg.experts is None or mesh.empty or cfg.experts.number % row_shards(mesh):
+    if cfg.experts is None or mesh.empty or cfg.experts.number % parts("spread_experts"):
         return layers
     axes = decoding_axes(cfg)
 
@@ -245,9 +251,9 @@ def _draw(
     logits = jnp.einsum(
         "rbd,vd->rbv", slots.hidden_RBD, head(params), preferred_element_type=jnp.float32
     )
-    logits = constrain(logits, "rows", None, None).reshape(-1, logits.shape[-1])
-    keys = jax.vmap(jax.random.fold_in)(slots.keys_RB.reshape(-1), length.reshape(-1))
-    tokens, behaviour, plain = (x.reshape(running.shape) for x in draw(keys, logits, settings))
+    logits = merged(constrain(logits, "rows", "places", None))
+    keys = jax.vmap(jax.random.fold_in)(merged(slots.keys_RB), merged(length))
+    tokens, behaviour, plain = (unmerged(x, running.shape) for x in draw(keys, logits, settings))
     here = running[..., None] & (jnp.arange(settings.max_tokens) == length[..., None])
     put = lambda old, new: jnp.where(here, new[..., None], old)  # noqa: E731
     drawn = jax.tree.map(put, slots.drawn, Drawn(tokens, behaviour, plain))

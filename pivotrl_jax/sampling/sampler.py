@@ -125,6 +125,9 @@ def engine_shape(
     waves = -(-len(requests) // engine.rows)
     rows = round_up(-(-len(requests) // max(waves, 1)), row_shards(mesh))
     slots = max(1, min(engine.slots // rows, most))
+    context = mesh.shape["context"]
+    if slots > context:
+        slots -= slots % context
     return (rows, slots), round_up(longest, engine.row_multiple)
 
 
@@ -133,8 +136,8 @@ def _assign(
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Gives idle rows the next trunks: batches of (trunk numbers, rows) to prefill together.
 
-    A batch has one trunk for every device along data and fsdp; missing ones go to a row that does
-    not exist.
+    A batch has one trunk for every part that the mesh divides rows into; missing ones go to a row
+    that does not exist.
     """
     size = row_shards(mesh)
     idle = [index for index, row in enumerate(rows) if row.trunk < 0]

@@ -76,7 +76,8 @@ def saturating(platform: str) -> int:
 def rows_per_device(
     rows: int, tokens: int, useful: int, need: Callable[[int], float], memory: int
 ) -> int:
-    """Rows of one micro-batch per device, for a device's share of `rows` rows of `tokens` tokens.
+    """Rows of one micro-batch per device, for a device's share of `rows` rows, and of each of them
+    `tokens` tokens.
 
     As few micro-batches as have `useful` tokens each, of equal size, so that hardly any row is
     padding; then halved until `need(rows per device)` fits `memory`, both in bytes. Raises
@@ -101,5 +102,5 @@ def _too_large(tokens: int, wanted: float, memory: int) -> str:
         f"an update of one row of {tokens:,} tokens per device needs {amount}, and a device has "
         f"{memory / GIB:.2f} GiB, of which {USABLE:.0%} may be used; lower text.trunk_tokens, "
         "train.pivots_per_row or train.samples, set train.remat=full, or put more devices along "
-        "mesh.fsdp"
+        "mesh.fsdp, or mesh.context where a single row is too long"
     )

@@ -55,6 +55,7 @@ def in_micro_batches(
     def step(*arguments: Any) -> tuple[TrainState, Metrics]:
         *others, batch = arguments
         rows, tokens = batch.tree.shape
+        own = -(-tokens // mesh.shape["context"])
 
         def placed(size: int) -> Any:
             return put_rows(micro_batches(batch, size * shards), mesh, axis=1)
@@ -67,9 +68,9 @@ def in_micro_batches(
         shape = (structure, *(leaf.shape for leaf in leaves))
         if shape not in chosen:
             useful = saturating(mesh.devices.flat[0].platform)
-            chosen[shape] = rows_per_device(-(-rows // shards), tokens, useful, need, memory)
+            chosen[shape] = rows_per_device(-(-rows // shards), own, useful, need, memory)
         state, metrics = update(*others, placed(chosen[shape]), **frozen)
-        counts = {"micro_tokens": chosen[shape] * tokens, "row_tokens": rows * tokens}
+        counts = {"micro_tokens": chosen[shape] * own, "row_tokens": rows * tokens}
         return state, metrics | counts
 
     return step

@@ -170,3 +170,14 @@ def test_an_unknown_field_of_a_domain_names_the_nearest() -> None:
     config.others.sql.wieght = 3.0
     with pytest.raises(UserError, match=r"config\.others\.sql\.wieght is no field.*sql\.weight$"):
         from_config(Settings, config)
+
+
+def test_devices_that_share_a_row_must_divide_it():
+    settings = swe.laptop()
+    settings.require_whole_places(4)
+    odd = dataclasses.replace(settings, sft=dataclasses.replace(settings.sft, row_multiple=130))
+    message = (
+        "config.sft.row_multiple=130 does not divide by the 4 devices along config.mesh.context"
+    )
+    with pytest.raises(UserError, match=message):
+        odd.require_whole_places(4)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.tree_attention import RESIDUALS, pallas, sights, tree_attention, xla
-from kernels.tree_attention.blocks import Blocks, blocks_for
+from kernels.tree_attention.blocks import Blocks, blocks_for, padded
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh, put_rows
 from pivotrl_jax.trees import TokenTree, Tree, build_row, causal, stack, visible
@@ -165,7 +165,7 @@ def test_bfloat16_operands_accumulate_in_float32(attend, tree):
 @pytest.mark.parametrize(("window", "most"), [(None, 0.6), (7, 0.5)])
 def test_exactly_the_blocks_that_some_query_sees_are_visited(blocks, tree, window, most):
     (rows, length), padded = tree.shape, 80
-    seen = sights.seen(sights.sights(tree, padded, window), blocks)
+    seen = sights.seen(sights.sights(tree, padded, window), blocks, padded)
     mask = np.broadcast_to(np.eye(padded, dtype=bool), (rows, padded, padded)).copy()
     mask[:, :length, :length] = visible(tree, slice(0, length), np.arange(length), window)
     tiles = mask.reshape(rows, padded // blocks.queries, blocks.queries, -1, blocks.keys)
@@ -203,6 +203,31 @@ def test_every_device_attends_to_its_own_rows_and_heads(attend):
     text = compiled.as_text()
     assert "f32[2,1,3,80,16]" in text  # queries of two rows and one head, on each of four devices
     assert "all-reduce" not in text
+
+
+@in_small_blocks
+@pytest.mark.parametrize("window", [None, 7])
+def test_devices_that_share_a_row_attend_for_blocks_from_all_of_it(attend, window):
+    """Two along `context`, beside two along `tensor`: queries travel, keys are gathered."""
+    alone = output_and_gradients(reference, SHARED, *operands(SHARED), window)
+    mesh = make_mesh(MeshSettings(fsdp=2, tensor=2, context=2))
+    with jax.set_mesh(mesh):
+        inputs = put_rows((SHARED, *operands(SHARED)), mesh)
+        compiled = output_and_gradients.lower(attend, *inputs, window).compile()
+        together = compiled(*inputs, window)
+    for x, y in zip(together, alone, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5)
+    text = compiled.as_text()
+    assert "reduce-scatter" in text
+    half = padded(SMALL, attend.keywords["blocks"], 2) // 2
+    assert f"f32[1,1,3,{half},16]" in text  # queries of one row and one head, half of its places
+
+
+def test_shared_rows_are_padded_as_little_as_blocks_allow():
+    sizes = [blocks_for("TPU v5p", 8, 128, n, devices) for n, devices in ((49_152, 1), (49_152, 8))]
+    assert sizes == [Blocks(512, 512), Blocks(256, 512)]
+    assert [padded(49_152, own, n) for own, n in zip(sizes, (1, 8), strict=True)] == [49_152] * 2
+    assert padded(50_000, Blocks(128, 512), 4) == 51_200
 
 
 @by_both

@@ -34,15 +34,15 @@ def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
 
 
 def interpreted(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
-    return pallas.tree_decode(*arrays, START, STEP, first, KEYS, interpret=True)
+    return pallas.tree_decode(*arrays, START, STEP, first, keys=KEYS, interpret=True)
 
 
 def in_blocks(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, first, KEYS)
+    return xla_form.tree_decode(*arrays, START, STEP, first, keys=KEYS)
 
 
 def at_once(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, first, TRUNK)
+    return xla_form.tree_decode(*arrays, START, STEP, first, keys=TRUNK)
 
 
 FORMS = pytest.mark.parametrize(
@@ -141,6 +141,32 @@ def test_every_device_attends_for_its_own_rows_and_heads(implementation):
         text = decode.lower(*inputs).compile().as_text()
     assert "f32[2,4,1,16,7]" in text  # own keys of two rows and one head, on each of four devices
     assert "all-gather" not in text
+
+
+@pytest.mark.parametrize("implementation", ["xla", "pallas"])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("slots", [SLOTS, 1])
+def test_devices_that_share_a_trunk_merge_what_they_find(implementation, window, slots):
+    """Each has 15 of 45 tokens of the trunk, and a third of six slots; or all see the only one."""
+    q, trunk_k, trunk_v, own_k, own_v, start, step = (
+        jnp.concatenate([x, x[:1]]) for x in (*operands(), START, jnp.maximum(STEP, 0))
+    )
+    number = jnp.arange(6) % SLOTS if slots == SLOTS else jnp.arange(1)
+    q, own_k, own_v, start, step = (x[:, number] for x in (q, own_k, own_v, start, step))
+    arrays = (q, trunk_k, trunk_v, own_k, own_v, start, step, window)
+    decode = functools.partial(
+        tree_decode, implementation=implementation, interpret=implementation == "pallas"
+    )
+    mesh = make_mesh(MeshSettings(fsdp=2, context=3, tensor=1), jax.devices()[:6])
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(decode).lower(*arrays).compile()
+        ours = compiled(*arrays)
+    np.testing.assert_allclose(ours, reference(*arrays), rtol=1e-5, atol=1e-5)
+    text = compiled.as_text()
+    assert (
+        f"f32[2,{HEADS},{TRUNK // 3},{WIDTH}]" in text
+    )  # the values of two trunks, a third of them
+    assert ("reduce-scatter" in text) == (slots == SLOTS)
 
 
 def test_the_interpreted_kernel_is_reached_through_the_api():

@@ -110,10 +110,16 @@ def place(mesh: jax.sharding.Mesh, weights: dict[str, np.ndarray]) -> LayerParam
     return layer_params(jax.device_put(weights, shardings(weights, axes, mesh)))
 
 
-# data, fsdp, tensor, expert.
+# data, fsdp, tensor, expert, context.
 @pytest.mark.parametrize(
     ("sizes", "tokens"),
-    [((2, 1, 2, 2), TOKENS), ((1, 2, 1, 4), TOKENS), ((1, 2, 2, 2), 7), ((1, 1, 1, 3), TOKENS)],
+    [
+        ((2, 1, 2, 2), TOKENS),
+        ((1, 2, 1, 2, 2), TOKENS),
+        ((1, 2, 1, 4), TOKENS),
+        ((1, 2, 2, 2), 7),
+        ((1, 1, 1, 3), TOKENS),
+    ],
     ids=str,
 )
 def test_value_and_gradients_do_not_depend_on_the_mesh(x, weights, sizes, tokens):

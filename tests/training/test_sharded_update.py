@@ -20,15 +20,16 @@ from pivotrl_jax.training import (
 
 # A large epsilon: dividing a gradient by its own size would turn its rounding into steps.
 OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.1, eps=1e-2, weight_decay=0.1), 4)
-# Of four trees: a row for each device, four of them padding; or one for each pair of devices.
-MESHES = [(1, 8, 1), (2, 2, 2)]
+# Of four trees: a row for each device, four of them padding; one for each pair of devices; two for
+# every four devices, which have a quarter of their tokens each.
+MESHES = [(1, 8, 1), (2, 2, 2), (1, 2, 1, 1, 4)]
 
 
 @pytest.fixture(scope="module")
 def run(tiny_cfg, place, supervised_rows, policy_rows):
     """One update of either kind on a mesh: the old state, the new one and the metrics."""
 
-    def run(kind: str, sizes: tuple[int, int, int]):
+    def run(kind: str, sizes: tuple[int, ...]):
         mesh, params = place(*sizes)
         layout = state_shardings(OPTIMIZER, tiny_cfg, mesh)
         state = new_state(params, OPTIMIZER, layout)
