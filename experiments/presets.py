@@ -42,8 +42,8 @@ def laptop(name: str, data: DataSettings, text: TextSettings, reward: RewardSett
         text=text,
         model=ModelSettings(name="SmolLM2-135M-Instruct"),
         mesh=MeshSettings(),
-        # On a CPU a slot costs its arithmetic whether its sample goes on or has ended, so that a lone
-        # trunk does better with few of them that are refilled.
+        # On a CPU a slot costs its arithmetic whether its sample goes on or has ended, so that a
+        # lone trunk does better with few of them that are refilled.
         engine=EngineSettings(rows=12, slots=128, most=32),
         reward=reward,
         sft=SftSettings(
