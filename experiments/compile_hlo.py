@@ -212,7 +212,7 @@ def _walk(program: Program, name: str, times: int, exact: bool) -> Iterator[Exec
         elif instruction.op == "conditional":
             ways = [list(_walk(program, way, times, exact)) for way in instruction.branches]
             yield from max(ways, key=_work)
-        elif instruction.op == "call":
+        elif instruction.op in ("call", "call-start"):  # the latter on a SparseCore
             yield from _walk(program, instruction.called("to_apply") or "", times, exact)
 
 

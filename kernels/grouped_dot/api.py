@@ -39,21 +39,22 @@ def _product(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> jax.Array
 
 
 def _ragged_dot(x_ID: jax.Array, w_XDF: jax.Array, sizes_X: jax.Array) -> jax.Array:
-    with _tiling(w_XDF):
+    with _tiling(x_ID, w_XDF):
         # In the dtype of the operands: a float32 result would need room before it is rounded.
         found = jax.lax.ragged_dot(x_ID, w_XDF, sizes_X)
     used = jnp.arange(len(x_ID)) < sizes_X.sum()
     return jnp.where(used[:, None], found, 0)
 
 
-def _tiling(w_XDF: jax.Array) -> contextlib.AbstractContextManager:
-    """A whole matrix at a time, where two of them leave room in VMEM.
+def _tiling(x_ID: jax.Array, w_XDF: jax.Array) -> contextlib.AbstractContextManager:
+    """A whole matrix at a time, where two of them leave room in VMEM and tiles divide the rows.
 
     XLA's own choice for v4 and v5 is 640 of 768 columns, twice, of which 512 are for nothing.
     """
-    if math.prod(w_XDF.shape[1:]) * w_XDF.dtype.itemsize > LARGEST:
-        return contextlib.nullcontext()
     rows = 256 if device()[1].startswith(("TPU v6", "TPU7")) else 128
+    matrix = math.prod(w_XDF.shape[1:]) * w_XDF.dtype.itemsize
+    if matrix > LARGEST or len(x_ID) % rows:
+        return contextlib.nullcontext()
     depth, columns = w_XDF.shape[1:]
     return set_xla_metadata(ragged_dot_tiling=f"{rows},{depth},{columns}")
 

@@ -194,7 +194,7 @@ def _on_mesh(cfg: ExpertConfig, x_TD: jax.Array, p: LayerParams) -> Callable[...
     if mesh.empty or mesh.size == 1:
         return mixture
     tokens = spec(("tokens", None), x_TD.shape, mesh)
-    if tokens[0] is None and not p.spread:
+    if tokens[0] is None:
         tokens = spec(("rows", None), x_TD.shape, mesh)
     names = ("expert_gate", "expert_up", "expert_down")
     axes = (expert_axes(name, p.spread) for name in names)

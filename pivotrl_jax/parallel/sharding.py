@@ -17,7 +17,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "ffn": ("tensor",),
     "experts": ("expert",),
-    "spread_experts": ("data", "fsdp", "expert", "context"),  # as tokens are, in decoding
+    "spread_experts": ("data", "fsdp", "expert"),  # over all devices that rows are, in decoding
     "vocab": ("tensor",),
     "layers": (),
     "rank": (),

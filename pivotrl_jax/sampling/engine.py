@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from kernels.backend import on_mesh
+from kernels.tree_decode import TRUNK_K, TRUNK_V
 from pivotrl_jax.models.cache import (
     Cache,
+    LayerCache,
     branch_cache,
     decode_step,
     extend,
@@ -27,7 +29,7 @@ from pivotrl_jax.models.cache import (
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.experts import UNKNOWN, route_dtype
 from pivotrl_jax.models.params import LayerParams, Params, decoding_axes, head
-from pivotrl_jax.parallel.sharding import constrain, merged, parts, unmerged
+from pivotrl_jax.parallel.sharding import Axes, constrain, merged, parts, unmerged
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 
 
@@ -118,7 +120,8 @@ def load_trunks(
     trunks_QL: Int[Array, "Q L"],
     rows_Q: Int[Array, "Q"],
 ) -> tuple[Slots, Float[Array, "Q L D"], Int[Array, "Q L N J"] | None]:
-    """Prefills Q trunks into the rows `rows_Q`; a row number beyond R is dropped.
+    """Prefills Q trunks, each into the row `rows_Q[q]`, counted from the first on its own device;
+    one beyond the device's rows is dropped.
 
     Returns their final hidden states as well, and the experts of their tokens where the slots
     record routes.
@@ -127,13 +130,22 @@ def load_trunks(
     with jax.named_scope("prefill"):
         hidden_QLD, trunk, routes_QLNJ = prefill(params, cfg, trunks_QL, routes=routes)
         hidden_QLD = constrain(hidden_QLD, "rows", "places", None)
-    put = lambda old, new: old.at[rows_Q].set(new, mode="drop")  # noqa: E731
-    filled = dataclasses.replace(
-        slots,
-        trunk=jax.tree.map(put, slots.trunk, trunk),
-        trunk_hidden_RLD=put(slots.trunk_hidden_RLD, hidden_QLD),
-    )
+
+    def put(axes: Axes, old: jax.Array, new: jax.Array) -> jax.Array:
+        write = on_mesh(_set_rows, (axes, axes, ("rows",)))
+        return write(old, new, rows_Q)
+
+    caches = [
+        LayerCache(put(TRUNK_K, old.k, new.k), put(TRUNK_V, old.v, new.v))
+        for old, new in zip(slots.trunk, trunk, strict=True)
+    ]
+    hidden_RLD = put(("rows", "places"), slots.trunk_hidden_RLD, hidden_QLD)
+    filled = dataclasses.replace(slots, trunk=caches, trunk_hidden_RLD=hidden_RLD)
     return filled, hidden_QLD, routes_QLNJ
+
+
+def _set_rows(old: jax.Array, new: jax.Array, rows_Q: Int[Array, "Q"]) -> jax.Array:
+    return old.at[rows_Q].set(new, mode="drop")
 
 
 @partial(jax.jit, static_argnames="cfg", donate_argnames="slots")

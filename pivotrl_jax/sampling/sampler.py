@@ -3,6 +3,7 @@
 import dataclasses
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from pivotrl_jax.sampling.engine import (
 )
 from pivotrl_jax.sampling.tokens import SamplingSettings, sample_keys
 from pivotrl_jax.sampling.types import DeviceCalls, EngineSettings, Request, Sample
-from pivotrl_jax.trees import chunks, round_up
+from pivotrl_jax.trees import round_up
 
 
 class _Row:
@@ -82,23 +83,22 @@ def sample(
     rows = [_Row() for _ in range(shape[0])]
     pending = deque(number for number in range(len(requests)) if number not in done)
     while pending or any(row.trunk >= 0 for row in rows):
-        for numbers, places in _assign(rows, pending, mesh):
-            tokens_QL = np.stack([_padded(trunks[number], length) for number in numbers])
+        for given in _assign(rows, pending, row_shards(mesh)):
+            tokens_QL = np.stack([_padded(trunks[one.trunk], length) for one in given])
+            places_Q = np.array([one.place for one in given], np.int32)
             with device("prefill"):
                 slots, hidden_QLD, routes_QLNJ = load_trunks(
-                    params, cfg, slots, *put_rows((tokens_QL, places), mesh)
+                    params, cfg, slots, *put_rows((tokens_QL, places_Q), mesh)
                 )
-            wanted = [
-                requests[n] if p < len(rows) else () for n, p in zip(numbers, places, strict=True)
-            ]
+            wanted = [() if one.row is None else requests[one.trunk] for one in given]
             with device("draft"):
                 drafts = follow_experts(
                     params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh,
                     fetch(routes_QLNJ),
                 )  # fmt: skip
-            for number, place, own, drafted in zip(numbers, places, wanted, drafts, strict=True):
-                if place < len(rows):
-                    rows[place].serve(number, own, drafted)
+            for one, own, drafted in zip(given, wanted, drafts, strict=True):
+                if one.row is not None:
+                    rows[one.row].serve(one.trunk, own, drafted)
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
         with device("decode"):
             slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
@@ -131,21 +131,31 @@ def engine_shape(
     return (rows, slots), round_up(longest, engine.row_multiple)
 
 
-def _assign(
-    rows: Sequence[_Row], pending: deque[int], mesh: Mesh
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Gives idle rows the next trunks: batches of (trunk numbers, rows) to prefill together.
+class _Given(NamedTuple):
+    """A trunk that a device prefills for one of its own rows, the number `place` among them.
 
-    A batch has one trunk for every part that the mesh divides rows into; missing ones go to a row
-    that does not exist.
+    Without a `row` the result is dropped, by a place beyond all.
     """
-    size = row_shards(mesh)
-    idle = [index for index, row in enumerate(rows) if row.trunk < 0]
-    for places in chunks(idle[: len(pending)], size):
-        numbers = [pending.popleft() for _ in places]
-        missing = size - len(places)
-        padded = np.array([*places, *[len(rows)] * missing], np.int32)
-        yield numbers + numbers[:1] * missing, padded
+
+    trunk: int
+    place: int
+    row: int | None
+
+
+def _assign(rows: Sequence[_Row], pending: deque[int], shards: int) -> Iterator[list[_Given]]:
+    """Gives idle rows the next trunks, in batches to prefill together: one trunk for each of the
+    `shards` that the mesh divides rows into, so that no keys and values have to travel."""
+    own = len(rows) // shards
+    idle = [[n for n in range(own) if rows[s * own + n].trunk < 0] for s in range(shards)]
+    while pending and any(idle):
+        batch, nothing = [], _Given(pending[0], own, None)
+        for shard, places in enumerate(idle):
+            if places and pending:
+                place = places.pop(0)
+                batch.append(_Given(pending.popleft(), place, shard * own + place))
+            else:
+                batch.append(nothing)
+        yield batch
 
 
 def _padded(trunk: np.ndarray, length: int) -> np.ndarray:

@@ -181,6 +181,25 @@ def test_a_compiled_program_has_the_collectives_that_it_was_written_with():
     }
 
 
+def test_what_a_sparse_core_does_counts():
+    """v7x gathers there."""
+    text = """
+%called (p: f32[256]) -> f32[1024] {
+  %p = f32[256]{0} parameter(0)
+  ROOT %all-gather.1 = f32[1024]{0} all-gather(%p), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+ENTRY %main (a: f32[256]) -> f32[1024] {
+  %a = f32[256]{0} parameter(0)
+  %start = ((f32[256]{0}), f32[1024]{0}, u32[]{:S(8)}) call-start(%a), \
+async_execution_thread="sparsecore", to_apply=%called
+  ROOT %done = f32[1024]{0} call-done(%start)
+}
+"""
+    (found,) = work(text, CHIPS["7x"], seen=1.0).exchanges
+    assert (found.kind, found.count, found.bytes) == ("all-gather", 1, 3 * 1024)
+
+
 def kernel(name: str, operands: str, result: str) -> str:
     return (
         f"ENTRY %main (a: f32[]) -> f32[] {{\n  ROOT %{name}.3 = {result} custom-call(%a), "

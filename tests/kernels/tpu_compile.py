@@ -113,12 +113,19 @@ def grouped_dot_gradient(device: jax.Device) -> Case:
     return gradient, (x, w, sizes, d)
 
 
+def grouped_dot_of_few(device: jax.Device) -> Case:
+    """16 rows, no tile's worth: what a device decodes at a time when it has few slots."""
+    x, sizes = on(device, (16, 2048), jnp.bfloat16), on(device, (16,), jnp.int32)
+    return grouped_dot, (x, on(device, (16, 2048, 768), jnp.bfloat16), sizes)
+
+
 OPS: dict[str, Callable[[jax.Device], Case]] = {
     "linear_logprob": linear_logprob,
     "linear_logprob_gradient": linear_logprob_gradient,
     "tree_attention_gradient": tree_attention_gradient,
     "tree_decode": decode,
     "grouped_dot_gradient": grouped_dot_gradient,
+    "grouped_dot_of_few": grouped_dot_of_few,
 }
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from pivotrl_jax.models import logical_axes, logits, shapes
 from pivotrl_jax.models.experts import expert_layer
-from pivotrl_jax.parallel import MeshSettings, make_mesh, rows, shardings
+from pivotrl_jax.parallel import MeshSettings, make_mesh, put_rows, rows, shardings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings, sample
-from pivotrl_jax.sampling.engine import decoding_layers
+from pivotrl_jax.sampling.engine import decoding_layers, idle_slots, load_trunks
 
 # As many rows as devices: three trunks and five rows of padding.
 ENGINE = EngineSettings(rows=8, slots=32, chunk=16, row_multiple=16)
@@ -64,6 +64,19 @@ def test_experts_on_a_mesh_give_the_log_probs_of_the_whole_model_on_one_device(
     for logp_TV, (_, request), s in zip(logp_RTV, asked, found, strict=True):
         places = request.start - 1 + np.arange(len(s.tokens))
         np.testing.assert_allclose(logp_TV[places, s.tokens], s.plain, rtol=1e-4, atol=1e-4)
+
+
+def test_trunks_are_prefilled_where_their_row_lies(cfg, params):
+    """Two rows a device: nothing but weights travels, neither keys nor hidden states."""
+    mesh, sampling = make_mesh(MeshSettings(1, 8)), SamplingSettings(max_tokens=10)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, shardings(shapes(cfg), logical_axes(cfg), mesh))
+        slots = idle_slots(cfg, sampling, (16, 2), 32)
+        given = put_rows((np.zeros((8, 32), np.int32), np.ones(8, np.int32)), mesh)
+        text = load_trunks.lower(placed, cfg, slots, *given).compile().as_text()
+    assert f"f32[2,{cfg.kv_heads},{cfg.head_dim},32]" in text
+    for whole in (f"f32[8,{cfg.kv_heads},{cfg.head_dim},32]", f"f32[8,32,{cfg.width}]"):
+        assert whole not in text
 
 
 def test_decoding_gathers_no_expert(expert_cfg, expert_params):
