@@ -13,6 +13,7 @@ BYTES = {"pred": 1, "bf16": 2, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"([a-z][a-z0-9]*)\[([0-9,<=]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _START = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (?=\S)")
+ENDLESS = 2**63 - 1
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
@@ -49,8 +50,17 @@ class Instruction:
         with all rows to it, of which it leaves out the blocks that lie outside of their group.
         That is not in its estimate, of which the share of the blocks inside is taken.
         """
+        return 0 if self.endless else self._printed * (self.inside or 1)
+
+    @property
+    def endless(self) -> bool:
+        """Whether the compiler's estimate is the largest number there is, and so none at all."""
+        return self._printed == ENDLESS
+
+    @property
+    def _printed(self) -> int:
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-        return int(found[1]) * (self.inside or 1) if found else 0
+        return int(found[1]) if found else 0
 
     @property
     def inside(self) -> float | None:

@@ -62,6 +62,7 @@ class Work:
     slowest: Sequence[Cost]
     unknown_loops: Sequence[str]
     unknown_kernels: Sequence[str]
+    endless: Sequence[str] = ()  # by operation and result; see `compile_hlo.Instruction.endless`
     masked_products: int = 0  # times that one ran; see `compile_hlo.Instruction.cycles`
 
     @property
@@ -113,6 +114,9 @@ def work(text: str, chip: Chip, seen: float) -> Work:
             for x in runs
             if x.instruction.op == "while" and trips(program, x.instruction).count is None
         ],
+        endless=sorted(
+            {f"{x.instruction.op} {x.instruction.result}" for x in runs if x.instruction.endless}
+        ),
         masked_products=sum(x.times for x in runs if x.instruction.inside),
         unknown_kernels=sorted(
             {one.kernel for _, one in calls if not one.flops and "metadata" not in one.kernel}

@@ -113,10 +113,15 @@ def notes(steps: Sequence[Measured], chip: Chip) -> str:
     ]
     loops = sorted({name for step in steps if step.work for name in step.work.unknown_loops})
     kernels = sorted({name for step in steps if step.work for name in step.work.unknown_kernels})
+    endless = sorted({name for step in steps if step.work for name in step.work.endless})
     if any(step.work.masked_products for step in steps if step.work):
         lines.append(
             "- libtpu multiplies experts' gradients with a mask and skips what it hides, which its "
             "estimate does not know: of it counts the share of blocks that belong to an expert."
+        )
+    if endless:
+        lines.append(
+            f"- libtpu has no estimate of these, which count nothing: {', '.join(endless)}."
         )
     if loops:
         lines.append(f"- Loops of unknown length, counted once: {', '.join(loops)}.")

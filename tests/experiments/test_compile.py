@@ -233,6 +233,20 @@ def test_kernels_by_their_operands(name: str, operands: str, result: str, flops:
     assert found.seconds(chip) == pytest.approx(2 * max(by_flops, by_bytes))
 
 
+def test_what_has_no_estimate_counts_nothing_and_is_named():
+    """libtpu then prints the largest number there is."""
+    text = """
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %b = f32[8]{0} negate(%a), backend_config={"estimated_cycles":"175"}
+  ROOT %c = f32[8]{0} sine(%b), backend_config={"estimated_cycles":"9223372036854775807"}
+}
+"""
+    found = work(text, CHIPS["v5p"], seen=1.0)
+    assert found.compiler == pytest.approx(175 / 1.75e9)
+    assert found.endless == ["sine f32[8]{0}"]
+
+
 def test_a_kernel_that_is_not_known_is_named():
     text = kernel("gmm", "bf16[128,128]{1,0}", "bf16[128,128]")
     assert work(text, CHIPS["v5e"], seen=1.0).unknown_kernels == ["gmm"]
