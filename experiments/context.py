@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from functools import cached_property, partial, reduce
 from importlib.metadata import version
 from pathlib import Path
@@ -192,7 +193,7 @@ def open_run(settings: Settings, workdir: Path, trace: TraceSteps | None = None)
     path = workdir / "config.json"
     claimed = from_first(partial(_json, path))
     if claimed is not None:
-        changed = differences(claimed["config"], as_json(settings))
+        changed = differences(with_defaults(claimed["config"], settings), as_json(settings))
         if changed:
             raise UserError(
                 f"{path} was made with other settings ({'; '.join(changed)}); choose another "
@@ -215,9 +216,24 @@ def _require_alike(settings: Settings) -> None:
         )
 
 
-def as_json(settings: Settings) -> dict[str, Any]:
+def as_json(settings: Any) -> dict[str, Any]:
     """As it reads back from a file: tuples are lists."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    return json.loads(json.dumps(settings, default=dataclasses.asdict))
+
+
+def with_defaults(old: Mapping[str, Any], settings: Any) -> dict[str, Any]:
+    """What a file holds, with the defaults of fields that there were not when it was written, so
+    that a newer version goes on with an older one's work."""
+    filled = dict(old)
+    for field in dataclasses.fields(settings):
+        own, value = old.get(field.name), getattr(settings, field.name)
+        if isinstance(own, Mapping) and dataclasses.is_dataclass(value):
+            filled[field.name] = with_defaults(own, value)
+        elif field.name not in old and field.default_factory is not dataclasses.MISSING:
+            filled[field.name] = field.default_factory()
+        elif field.name not in old and field.default is not dataclasses.MISSING:
+            filled[field.name] = field.default
+    return as_json(filled)
 
 
 def claim(run: Run) -> None:

@@ -10,7 +10,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import mixed, run, swe
+from experiments.artifacts import differences
 from experiments.config import from_config, to_config
+from experiments.context import as_json, with_defaults
 from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
 
@@ -170,6 +172,19 @@ def test_an_unknown_field_of_a_domain_names_the_nearest() -> None:
     config.others.sql.wieght = 3.0
     with pytest.raises(UserError, match=r"config\.others\.sql\.wieght is no field.*sql\.weight$"):
         from_config(Settings, config)
+
+
+def test_a_file_of_an_older_version_has_the_defaults_of_newer_fields() -> None:
+    settings = swe.laptop()
+    old = as_json(settings)
+    del old["mesh"]["context"], old["lora"]
+    assert differences(with_defaults(old, settings), as_json(settings)) == []
+    other = dataclasses.replace(settings, mesh=dataclasses.replace(settings.mesh, context=2))
+    changed = differences(with_defaults(old, other), as_json(other))
+    assert changed == ["mesh.context: 1 -> 2"]
+    # What has no default cannot have been left out.
+    del old["seed"]
+    assert differences(with_defaults(old, settings), as_json(settings)) == ["seed: None -> 0"]
 
 
 def test_devices_that_share_a_row_must_divide_it():
