@@ -110,7 +110,7 @@ def episodes(tiny_cfg, place) -> list[list[Played]]:
     ]  # fmt: skip
 
 
-OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.04, clip_norm=1e9), 4)
+OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.02, clip_norm=1e9), 4)
 
 
 @pytest.fixture(scope="module")
