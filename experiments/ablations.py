@@ -127,8 +127,9 @@ def main(argv: list[str]) -> None:
         tune(config, study, arms, workdir, JOBS.value)
         return
     arms = tuned(arms, choices(workdir))
+    known = tuned(study.arms, choices(workdir))  # of earlier commands as well
     for _ in run_all(config, list(runs(arms, SEEDS.value)), arms[0], workdir, JOBS.value):
-        write_json(workdir / "summary.json", summary(workdir, arms, SEEDS.value))
+        write_json(workdir / "summary.json", summary(workdir, known))
     print(f"report: {study_report.write(workdir, workdir)}")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 ASSETS = Path(__file__).parent / "report_assets"
@@ -21,6 +22,11 @@ def page(template: str, **content: Any) -> str:
     )
     style = Markup(asset("chart.css") + asset("page.css"))
     return environment.get_template(template).render(style=style, **content)
+
+
+def from_markdown(text: str) -> Markup:
+    """Markdown with its tables; HTML in it is text."""
+    return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
 
 
 def asset(name: str) -> str:

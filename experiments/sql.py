@@ -4,12 +4,15 @@
     python -m experiments.run --config=experiments/sql.py:smoke
     python -m experiments.run --config=experiments/sql.py:host
     python -m experiments.run --config=experiments/sql.py:pod
-    python -m experiments.ablations --config=experiments/sql.py:study
+    python -m experiments.ablations --config=experiments/sql.py:study \
+        --arms=base,sft,pivotrl,no_filter
+    python -m experiments.ablations --config=experiments/sql.py:full --seeds=3
 
 preset   hardware                    time        what comes out
 smoke    2 CPU cores, 10 GiB         2 minutes   every stage once; figures mean nothing
 laptop   2 CPU cores, 10 GiB         30 minutes  figures for schemas that were never trained on
 study    2 CPU cores, 10 GiB         not run yet four arms, and episodes on unseen databases
+full     one accelerator             not run yet all arms, all sessions, all episodes
 host     one accelerator host        not run yet
 pod      TPU pod or GPU hosts        not run yet
 """
@@ -23,7 +26,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from experiments import presets
-from experiments.arms import SFT_RATE, Study, arm
+from experiments.arms import ARMS, SFT_RATE, Study, arm
 from experiments.settings import (
     DataSettings,
     EnvironmentSettings,
@@ -35,6 +38,7 @@ from experiments.settings import (
 from pivotrl_jax.environments.sql import split_of
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.sampling import EngineSettings
+from pivotrl_jax.training import EndToEndSettings
 from pivotrl_jax.verifiers.recipe import Recipe
 from pivotrl_jax.verifiers.recipes import SAME_RESULT
 
@@ -97,7 +101,7 @@ def pod() -> Settings:
 
 
 def study() -> Settings:
-    """The arm "PivotRL" of four, with sizes for two hours of two cores.
+    """The arm "PivotRL", with sizes that four arms take two hours of two cores for.
 
     The policy as published has no mixed turn at all, so that one epoch of SFT comes before every
     profile. 200 sessions, actions of 64 tokens and dialogues of 768 are what the time allows; 20
@@ -132,6 +136,26 @@ def study() -> Settings:
     )
 
 
+def full() -> Settings:
+    """The study where an accelerator is at hand: sizes that nothing but its time limits."""
+    base = study()
+    return replace(
+        base,
+        preset="full",
+        data=replace(base.data, limit=None),
+        engine=EngineSettings(rows=64, slots=512, row_multiple=256),
+        profile=replace(base.profile, samples=16),
+        train=replace(base.train, steps=60, rows=16, samples=16),
+        evaluation=replace(base.evaluation, samples=4, ood_texts=None),
+        environment=replace(base.environment, tasks=None, samples=2),
+        suites=SuiteSettings(names=("ifeval", "mmlu", "gsm8k", "svamp"), questions=200),
+        end_to_end=EndToEndSettings(
+            tasks=8, samples=8, unfinished="score", row_multiple=256, save_every=20,
+            optimizer=base.train.optimizer, sampling=base.train.sampling,
+        ),
+    )  # fmt: skip
+
+
 def prepare(mesh: Mesh, settings: Settings) -> None:
     """Writes the sessions about databases to train on, unless they are there."""
     if EXPERT.exists():
@@ -144,7 +168,14 @@ def prepare(mesh: Mesh, settings: Settings) -> None:
     partial.replace(EXPERT)
 
 
-PRESETS = {"laptop": laptop, "smoke": smoke, "host": host, "pod": pod, "study": study}
+PRESETS = {
+    "laptop": laptop,
+    "smoke": smoke,
+    "host": host,
+    "pod": pod,
+    "study": study,
+    "full": full,
+}
 
 
 def get_config(preset: str = "laptop") -> ml_collections.ConfigDict:
@@ -157,7 +188,6 @@ STUDY = Study(
         arm("base", "Base", tuned=None, sft__epochs=0, train__steps=0),
         # To take about as long as one epoch, a profile and updates do in the arms below.
         arm("sft", "SFT", tuned=SFT_RATE, sft__epochs=4, train__steps=0),
-        arm("pivotrl", "PivotRL"),
-        arm("no_filter", "random turns", "pivotrl", selection__criterion="random"),
+        *(own for own in ARMS if own.name not in ("base", "sft", "after_sft")),
     ),
 )

@@ -1,10 +1,11 @@
 """The paper's claims, each with the measured difference and what it allows one to say."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from experiments.report_verdict import interval
+from experiments.study_summary import PIVOTRL
 from pivotrl_jax.evaluation.bootstrap import Interval
 
 NO_WORSE = 0.05  # how far below zero a "no worse" may reach
@@ -14,12 +15,14 @@ REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecid
 WINS = ("in_domain/greedy", "in_domain/sampled")
 RULE = (
     "A claim of a difference is reproduced where the 95 % interval lies above zero, not reproduced "
-    "where it lies below, and undecided where it holds zero. A claim of no loss (“no worse”) is "
-    f"reproduced where the interval lies above −{100 * NO_WORSE:.0f} points and not wholly below "
-    f"zero. That of turns is a count: {FEWER} times fewer, as the settings have it."
+    "where it lies below, and undecided where it holds zero or where seeds differ in sign. A claim "
+    "of no loss (“no worse”) is reproduced where the interval lies above "
+    f"−{100 * NO_WORSE:.0f} points and not wholly below zero."
 )
+RULE_OF_TURNS = f"That of turns is a count: {FEWER} times fewer, as the settings have it."
 
-Summary = dict[str, Any]  # what `study_summary.summary` makes
+Row = dict[str, Any]
+Summary = Row  # what `study_summary.summary` makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,12 @@ class Finding:
     verdict: str
 
 
+def rule(findings: Sequence[Finding]) -> str:
+    """How the verdicts came about."""
+    counted = any(isinstance(found.value, str) for found in findings)
+    return f"{RULE} {RULE_OF_TURNS}" if counted else RULE
+
+
 def findings(summary: Summary) -> list[Finding]:
     """Every claim that the arms of the study can speak to."""
     differences = [finding for claim in CLAIMS for finding in _of(claim, summary)]
@@ -78,7 +87,28 @@ def _of(claim: Claim, summary: Summary) -> Iterator[Finding]:
         if entry is not None:
             found = interval(entry)
             verdict = judged(found, NO_WORSE if claim.no_worse else 0)
+            if not claim.no_worse and _of_both_signs(_by_seed(claim, name, summary)):
+                verdict = UNDECIDED
             yield Finding(claim.text, name, claim.paper, found, verdict)
+
+
+def _by_seed(claim: Claim, measured: str, summary: Summary) -> list[float]:
+    """The claim's difference in each seed that both arms have."""
+    other = PIVOTRL if claim.of == "below_pivotrl" else next(iter(summary))
+    own, others = ({s: _reached(run, measured) for s, run in summary[name]["seeds"].items()}
+                   for name in (claim.arm, other))  # fmt: skip
+    sign = -1 if claim.of == "below_pivotrl" else 1
+    return [sign * (own[seed] - others[seed]) for seed in own.keys() & others.keys()]
+
+
+def _reached(run: Row, measured: str) -> float:
+    if measured == "ood":
+        return run["ood"]["mean"]
+    return run["in_domain"][measured.removeprefix("in_domain/")]
+
+
+def _of_both_signs(differences: Sequence[float]) -> bool:
+    return any(x > 0 for x in differences) and any(x < 0 for x in differences)
 
 
 def judged(found: Interval, slack: float) -> str:

@@ -55,8 +55,13 @@ def deviation_figures(workdir: Path, summary: Summary) -> list[Figure]:
         for number, series in enumerate(_in_parts(summary, curves)):
             chart = charts.line_chart(title, series, "step", "standard deviation")
             numbered = f"{title} ({number + 1})" if number else title
-            found.append(Figure(numbered, chart, note + SPREAD))
+            found.append(Figure(numbered, chart, note + _spread(summary)))
     return found
+
+
+def _spread(summary: Summary) -> str:
+    """What lines are, where there are several seeds."""
+    return SPREAD if any(len(arm["seeds"]) > 1 for arm in summary.values()) else ""
 
 
 def _curves(arm: Path, found: Row, metric: str) -> list[Curve]:
@@ -122,10 +127,12 @@ def turns_figure(workdir: Path, summary: Summary) -> list[Figure]:
     title = "Win rate against rollout turns"
     note = (
         "Dots: held-out tasks after training, sampled, a dot for each seed; the profile's turns do "
-        "not count, as in the paper. Line: tasks that end-to-end RL was training on."
+        "not count, as in the paper."
     )
+    if END_TO_END in arms:
+        note += " Line: tasks that end-to-end RL was training on." + _spread(summary)
     chart = charts.line_chart(title, series, "rollout turns of training", "win rate", percent=True)
-    return [Figure(title, chart, note + SPREAD)]
+    return [Figure(title, chart, note)]
 
 
 def _ends(arm: Row, mode: str) -> list[tuple[float, float]]:

@@ -4,6 +4,7 @@
 
 Writes study.html, one self-contained page; study.md, the same for a repository; and the folder
 study/ with the figures of study.md and summary.json. Without --out they lie in the work directory.
+What a person has to say of the figures is study/notes.md, which stands in both pages.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from experiments import charts, report_page
 from experiments.report_data import Row
 from experiments.report_figures import Figure
 from experiments.report_markdown import table
-from experiments.study_claims import REPRODUCED, RULE, UNDECIDED, findings
+from experiments.study_claims import REPRODUCED, UNDECIDED, findings, rule
 from experiments.study_figures import deviation_figures, interval_figures, turns_figure
 from experiments.study_tables import (
     MEASURES,
@@ -35,9 +36,13 @@ from experiments.study_tables import (
 from pivotrl_jax.errors import UserError
 
 INTERVALS = (
-    "Intervals are 95 % bootstraps over tasks, or over the questions of each suite, whose results "
-    "are averaged over seeds first; differences are paired by seed and by task or question. They "
-    "do not hold how much seeds differ, which the table of seeds shows. Per cent, and points."
+    "Intervals are 95 % bootstraps over tasks, or over the questions of each suite; tasks of one "
+    "group, such as a database, are drawn together. Differences are paired by task or question. "
+    "Per cent, and points."
+)
+SEEDS = (
+    "Results are averaged over seeds first, in a difference over those that both arms have. "
+    "Intervals do not hold how much seeds differ, which the table of seeds shows."
 )
 
 
@@ -51,12 +56,13 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What both pages say. `facts` are what the study was, by their names."""
+    """What both pages say. `facts` are what the study was, by their names; `notes` is Markdown."""
 
     title: str
     lead: str
     facts: Mapping[str, str]
     sections: Sequence[Section]
+    notes: str
 
 
 def write(workdir: Path, out: Path) -> Path:
@@ -64,17 +70,20 @@ def write(workdir: Path, out: Path) -> Path:
 
     Raises UserError where `workdir` has no summary.json with a run in it.
     """
-    report = _report(workdir)
+    notes = out / "study" / "notes.md"
+    report = _report(workdir, notes.read_text(encoding="utf-8") if notes.exists() else "")
     style = report_page.asset("chart.css")
     for figure in (figure for section in report.sections for figure in section.figures):
         report_page.save(out / _file(figure), charts.standalone(figure.chart, style))
     report_page.save(out / "study" / "summary.json", (workdir / "summary.json").read_text())
-    report_page.save(out / "study.html", report_page.page("study.html.j2", report=report))
+    said = report_page.from_markdown(report.notes)
+    page = report_page.page("study.html.j2", report=report, notes=said)
+    report_page.save(out / "study.html", page)
     report_page.save(out / "study.md", markdown(report))
     return out / "study.md"
 
 
-def _report(workdir: Path) -> Report:
+def _report(workdir: Path, notes: str) -> Report:
     path = workdir / "summary.json"
     if not path.exists():
         raise UserError(f"{path} is not there; give --workdir of a study (experiments.ablations)")
@@ -89,6 +98,7 @@ def _report(workdir: Path) -> Report:
         _lead(summary),
         _facts(first, described, summary),
         _sections(workdir, summary, described["device"]),
+        notes,
     )
 
 
@@ -115,6 +125,7 @@ def _facts(run: Path, described: Row, summary: Row) -> dict[str, str]:
     seeds = dict.fromkeys(seed for arm in summary.values() for seed in arm["seeds"])
     facts = {
         "Command": described["command"],
+        "Before it": _tuning(summary, described["command"]),
         "Seeds": ", ".join(seeds),
         "Policy": f"{config['model']['name']}, {described['parameters']:,} parameters",
         "Expert data": _expert_data(run),
@@ -127,6 +138,16 @@ def _facts(run: Path, described: Row, summary: Row) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
+def _tuning(summary: Row, command: str) -> str:
+    """The rates of tuned arms are those of the command's default otherwise."""
+    tuned = any(arm.get("tuned") for arm in summary.values())
+    return (
+        f"the same command with --tune, which chose learning rates ({command.split()[2]})"
+        if tuned
+        else ""
+    )
+
+
 def _expert_data(run: Path) -> str:
     turns, chosen = _json(run / "candidates" / "audit.json"), _json(run / "select" / "audit.json")
     split = turns.get("by_split", {})
@@ -137,7 +158,7 @@ def _expert_data(run: Path) -> str:
 def _updates(train: Row) -> str:
     pivots = train["rows"] * train["pivots_per_row"]
     return (
-        f"{train['steps']} of {pivots} pivots × {train['samples']} samples"
+        f"{train['steps']} of at most {pivots} pivots × {train['samples']} samples"
         if train["steps"]
         else ""
     )
@@ -155,7 +176,7 @@ def _tasks(base: Row, environment: Row) -> str:
 
 def _questions(base: Row, suites: Row) -> str:
     asked = base.get("suites")
-    return f"{suites['questions']} of each of {len(asked) - 1} suites, greedily" if asked else ""
+    return f"at most {suites['questions']} of each of {len(asked) - 1} suites" if asked else ""
 
 
 def _json(path: Path) -> Row:
@@ -169,9 +190,15 @@ def _sections(workdir: Path, summary: Row, device: str) -> list[Section]:
     asked = [own for name, own in reached.items() if name == "ood"]
     wins = {name: title for name, title in MEASURES.items() if name.startswith("in_domain")}
     found, tuned = findings(summary), tuned_table(summary)
+    several = any(len(arm["seeds"]) > 1 for arm in summary.values())
     sections = [
-        Section("Claims", [claims_table(found, RULE)] if found else [], []),
-        Section("In domain", played, interval_figures(summary, wins), INTERVALS),
+        Section("Claims", [claims_table(found, rule(found))] if found else [], []),
+        Section(
+            "In domain",
+            played,
+            interval_figures(summary, wins),
+            f"{INTERVALS} {SEEDS}" if several else INTERVALS,
+        ),
         Section(
             "Out of domain",
             [*asked, suites_table(summary)] if asked else [],
@@ -191,7 +218,7 @@ def markdown(report: Report) -> str:
         f"- {name}: {_code(text) if name == 'Command' else text}"
         for name, text in report.facts.items()
     ]
-    parts = [f"# Study: {report.title}", report.lead, "\n".join(facts)]
+    parts = [f"# Study: {report.title}", report.lead, "\n".join(facts), report.notes]
     for section in report.sections:
         parts += [f"## {section.title}", section.note]
         for own in section.tables:

@@ -27,7 +27,7 @@ def settings_of(config: Any, arm: Arm, seed: int, workdir: Path) -> Settings:
     own = copy.deepcopy(config)
     with own.unlocked():
         own.update_from_flattened_dict(dict(arm.overrides))
-        own.seed = seed
+        own.seed = own.selection.seed = seed
         if arm.like is not None:
             own.profile.samples_from = str(workdir / arm.like / str(seed))
     return from_config(Settings, own)

@@ -19,8 +19,9 @@ PIVOTRL = "pivotrl"  # the arm that the others are held against
 Row = dict[str, Any]
 
 
-def summary(workdir: Path, arms: Sequence[Arm], seeds: int) -> Row:
-    """Every finished run's figures, and each arm's means with 95 % intervals.
+def summary(workdir: Path, arms: Sequence[Arm]) -> Row:
+    """Every finished run's figures, of all seeds there are, and each arm's means with 95 %
+    intervals.
 
     Intervals are bootstraps over tasks or questions, whose results are averaged over seeds first;
     `change` is against the study's first arm, paired by them, and `below_pivotrl` PivotRL's lead.
@@ -29,10 +30,9 @@ def summary(workdir: Path, arms: Sequence[Arm], seeds: int) -> Row:
     found: Row = {}
     tried = choices(workdir)
     for arm in arms:
-        runs = {seed: workdir / arm.name / str(seed) for seed in range(seeds)}
-        done = {s: path for s, path in runs.items() if (path / "done" / "summary").exists()}
+        done = _done(workdir / arm.name)
         if done:
-            held = (_evaluated(workdir / name, seeds) for name in (arm.name, arms[0].name, PIVOTRL))
+            held = (_evaluated(workdir / name) for name in (arm.name, arms[0].name, PIVOTRL))
             found[arm.name] = {
                 "title": arm.title,
                 "overrides": dict(arm.overrides),
@@ -43,11 +43,14 @@ def summary(workdir: Path, arms: Sequence[Arm], seeds: int) -> Row:
     return found
 
 
-def _evaluated(arm: Path, seeds: int) -> dict[int, Path]:
+def _done(arm: Path) -> dict[int, Path]:
+    """The finished runs of an arm by seed."""
+    return {int(done.parts[-3]): done.parents[1] for done in sorted(arm.glob("*/done/summary"))}
+
+
+def _evaluated(arm: Path) -> dict[int, Path]:
     """By seed, what the files of a finished run's evaluation begin with."""
-    runs = {seed: arm / str(seed) for seed in range(seeds)}
-    done = {seed: run for seed, run in runs.items() if (run / "done" / "summary").exists()}
-    return {seed: run / "evaluate" / _policy(run) for seed, run in done.items()}
+    return {seed: run / "evaluate" / _policy(run) for seed, run in _done(arm).items()}
 
 
 def choices(workdir: Path) -> Row:
@@ -94,8 +97,13 @@ def _added(run: Path, metric: str) -> int:
 
 def _seconds(run: Path) -> float:
     source = json.loads((run / "config.json").read_text())["config"]["profile"]["samples_from"]
-    drawn = _timed(Path(source), ("profile",)) if source else 0.0
-    return _timed(run, TRAINING) + drawn
+    taken = source and _profiled(run) == _profiled(Path(source))
+    return _timed(run, TRAINING) + (_timed(Path(source), ("profile",)) if taken else 0.0)
+
+
+def _profiled(run: Path) -> str:
+    """The policy that was profiled first."""
+    return json.loads((run / "profile" / "manifest.json").read_text())["policy"]
 
 
 def _timed(run: Path, stages: Sequence[str]) -> float:

@@ -51,10 +51,17 @@ def claims_table(findings: Sequence[Finding], rule: str) -> Table:
 def arms_tables(summary: Summary) -> dict[str, Table]:
     """By what was measured (MEASURES), what each arm reached and how far it is from two others."""
     return {
-        name: Table(title, ["arm", *PARTS.values()], rows)
+        name: Table(title, ["arm", *PARTS.values()], rows, _apart(summary))
         for name, title in MEASURES.items()
         if (rows := _measured_rows(summary, name))
     }
+
+
+def _apart(summary: Summary) -> str:
+    """What a reader who subtracts means from each other wonders at."""
+    if len({tuple(arm["seeds"]) for arm in summary.values()}) == 1:
+        return ""
+    return "Differences are of the seeds that both arms have, of which some arms have fewer."
 
 
 def _measured_rows(summary: Summary, name: str) -> list[list[str]]:
@@ -104,13 +111,17 @@ def suites_table(summary: Summary) -> Table:
 
 
 def cost_table(summary: Summary, device: str) -> Table:
-    """Means over seeds of what a policy took to make."""
+    """What a policy took to make: means over seeds, of times the median, since a run that others
+    crowd takes several times as long."""
     rows = [[arm["title"], *_cost(list(arm["seeds"].values()))] for arm in summary.values()]
     head = [
         "arm", "turns, training", "turns, profile", "tokens, training", "tokens, profile", "FLOPs",
         "time",
     ]  # fmt: skip
-    note = f"Means over seeds, without evaluation. Turns are sampled actions; times on {device}."
+    note = (
+        "Means over seeds, of times the median, without evaluation. Turns are sampled actions; "
+        f"times on {device}."
+    )
     return Table("What it took", head, rows, note)
 
 
@@ -121,7 +132,7 @@ def _cost(seeds: Sequence[Row]) -> list[str]:
         for part in ("training", "profile")
     ]
     flops = float(np.mean([sum(run["flops"].values()) for run in seeds]))
-    seconds = float(np.mean([run["seconds"] for run in seeds]))
+    seconds = float(np.median([run["seconds"] for run in seeds]))
     return [*counts, f"{flops:.1e}", duration(seconds)]
 
 

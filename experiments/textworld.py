@@ -84,7 +84,7 @@ def files(home: Path) -> tuple[Path, Path, Path]:
 
 
 def study() -> Settings:
-    """The arm "PivotRL": no warm start, 16 pivots x 8 samples a step."""
+    """The arm "PivotRL": no warm start, at most 32 pivots x 8 samples a step."""
     games, expert, _ = files(HOME)
     sampling = SamplingSettings(temperature=1.0, max_tokens=24)
     optimizer = OptimizerSettings(learning_rate=3e-4, warmup_steps=2)

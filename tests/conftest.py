@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nearly all of a test's time is compilation. Runs of other processes compile as users' do.
+# Nearly all of a test's time is compilation. Other processes that tests start inherit this, with
+# their own number of devices after it: the last one counts.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

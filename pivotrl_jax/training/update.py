@@ -91,7 +91,8 @@ def before_scored(
 def accumulate(
     loss: Callable[[Weights, Any], tuple[jax.Array, Any]], params: Weights, batch: Any
 ) -> tuple[Weights, jax.Array, Any]:
-    """Sums gradients and losses over micro-batches (leading axis M); stacks their statistics."""
+    """Sums gradients, in float32, and losses over micro-batches (leading axis M); stacks their
+    statistics."""
     grad = jax.value_and_grad(loss, has_aux=True)
 
     def body(carry: tuple, micro: Any) -> tuple[tuple, Any]:
@@ -99,7 +100,7 @@ def accumulate(
         (value, stats), new = grad(params, micro)
         return (jax.tree.map(jnp.add, grads, new), total + value), stats
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(partial(jnp.zeros_like, dtype=jnp.float32), params)
     (grads, total), stats = jax.lax.scan(body, (zeros, jnp.float32(0)), batch)
     return grads, total, stats
 

@@ -252,7 +252,16 @@ def write_played(
     asked = [{"suite": q[0], "question_id": q, "score": float(s)} for q, s in answers.items()]
     if asked:
         write_table(evaluate / f"{policy}_suites.parquet", asked)
-    scores = {"heldout": {"mean": 0.5}, "episodes": episodes.episode_scores(table, 0)}
+    suites = {name: [row["score"] for row in asked if row["suite"] == name] for name in "abx"}
+    means = {name: float(np.mean(own)) for name, own in suites.items() if own}
+    scores = {
+        "heldout": {"mean": 0.5},
+        "episodes": episodes.episode_scores(table, 0),
+        "suites": {
+            name: {"mean": mean}
+            for name, mean in (means | {"mean": float(np.mean([*means.values()]))}).items()
+        } if means else {},
+    }  # fmt: skip
     write_json(evaluate / f"{policy}.json", scores)
     stages = {"profile": 3.0, "train": 7.0, "evaluate_base": 99.0}
     write_lines(
@@ -264,6 +273,7 @@ def write_played(
     }  # fmt: skip
     described = {"parameters": 1000, "multiplied": {"body": 1000, "head": 10}}
     write_json(path / "config.json", {"config": config} | described)
+    write_json(path / "profile/manifest.json", {"policy": "the base"})
     write_json(path / "done/summary", {})
 
 

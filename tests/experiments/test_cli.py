@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def outside(*arguments: str) -> tuple[int, str, str]:
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-m", "experiments.run", *arguments],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,

@@ -35,7 +35,8 @@ def pair(small_model: Path) -> Iterator[Callable]:
             coordinator = f"127.0.0.1:{listener.getsockname()[1]}"
         given = {"coordinator": coordinator, "processes": 2, "seeds": seeds}
         given |= {"workdir": str(workdir), "model": str(small_model)}
-        devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        devices = {"XLA_FLAGS": flags}
         own = [
             subprocess.Popen(
                 [sys.executable, str(WORKER), json.dumps(given | {"process": process})],

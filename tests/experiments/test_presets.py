@@ -35,7 +35,7 @@ def test_every_preset_is_whole(experiment: ModuleType, preset: str) -> None:
         assert compile_recipe(domain.reward.recipe, own.criteria)
         assert action_format(domain.text.action_format)
         # What a study reads, its command makes.
-        assert list(Path().glob(domain.data.path)) or preset == "study"
+        assert list(Path().glob(domain.data.path)) or preset in ("study", "full")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=named)

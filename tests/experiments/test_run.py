@@ -70,7 +70,8 @@ def command(model: Path, workdir: Path, *extra: str) -> list[str]:
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     # One device, as the user has; the tests' own process has eight.
-    one_device = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    one_device = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     # What one attempt compiles, the next one finds.
     cached = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(

@@ -29,6 +29,24 @@ def between(low: float, high: float) -> dict[str, float]:
     return {"mean": (low + high) / 2, "low": low, "high": high}
 
 
+def reached(*rates: float) -> dict[str, dict]:
+    """Greedy win rates by seed."""
+    return {str(seed): {"in_domain": {"greedy": rate}} for seed, rate in enumerate(rates)}
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"), [((0.5, 0.6), "reproduced"), ((0.5, 0.1), "undecided")]
+)
+def test_seeds_of_both_signs_decide_nothing(ours, verdict):
+    ahead = {"below_pivotrl": between(0.1, 0.2)}
+    summary = {
+        "sft": {"seeds": reached(0.2, 0.2, 0.9), "means": {"in_domain/greedy": ahead}},
+        "pivotrl": {"seeds": reached(*ours), "means": {}},
+    }
+    (found,) = findings(summary)
+    assert found.verdict == verdict
+
+
 def arm(turns: dict[str, int], **means: dict) -> dict:
     """`turns` of training by seed; a profile has 50 more."""
     seeds = {seed: {"turns": {"training": n, "profile": 50}} for seed, n in turns.items()}

@@ -71,7 +71,7 @@ def study(tmp_path_factory, play) -> Path:
                 lines = [json.dumps(row) + "\n" for row in steps(arm, seed)]
                 (stage / "metrics.jsonl").write_text("".join(lines))
     chosen = [arm for arm in arms.ARMS if arm.name in POLICIES]
-    summary = study_summary.summary(directory, chosen, SEEDS)
+    summary = study_summary.summary(directory, chosen)
     (directory / "summary.json").write_text(json.dumps(summary))
     return directory
 
@@ -257,7 +257,7 @@ def test_pages_need_nothing_from_outside_and_hold_every_figure(pages):
     assert "--config=&lt;games&gt;" in html
     assert "- Seeds: 0, 1\n" in text
     assert "`python -m experiments.ablations --config=<games> --seeds=2`" in text
-    assert "- Updates of PivotRL: 4 of 4 pivots × 8 samples" in text
+    assert "- Updates of PivotRL: 4 of at most 4 pivots × 8 samples" in text
     summary = (pages / "study/summary.json").read_text()
     assert summary == (pages.parent / "summary.json").read_text()
 
@@ -275,6 +275,7 @@ def test_trials_are_told(own):
     summary["sft"]["tuned"] = {"field": field, "chosen": 3e-3, "trials": trials}
     (own / "summary.json").write_text(json.dumps(summary))
     text = study_report.write(own, own).read_text()
+    assert "same command with --tune" in text
     assert rows_below(text, "Chosen by trials") == {
         "SFT": [field, "0.001: 20.0, 0.003: 40.0", "0.003"]
     }
@@ -286,6 +287,16 @@ def test_a_study_of_one_arm_has_its_page(own):
     text = study_report.write(own, own).read_text()
     assert "speak to none of the paper's claims" in text
     assert not re.search("## Claims|Chosen by trials", text)
+
+
+def test_notes_stand_in_both_pages(own):
+    (own / "study").mkdir(exist_ok=True)
+    (own / "study" / "notes.md").write_text("## What it says\n\n- **Games** are <won>.\n")
+    text = study_report.write(own, own).read_text()
+    html = (own / "study.html").read_text()
+    assert "## What it says\n\n- **Games** are <won>.\n\n## Claims" in text
+    assert "<h2>What it says</h2>" in html
+    assert "<strong>Games</strong> are &lt;won&gt;." in html
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Optimised code would cost more to compile than it saves here.
-FAST = "--xla_backend_optimization_level=0"
 Ended = list[tuple[int, str, str]]  # exit code, output and errors of every process
 
 
@@ -34,7 +32,8 @@ def run() -> Iterator[Callable[..., Ended]]:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST}",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"]
+            + f" --xla_force_host_platform_device_count={devices}",
         }
         command = [sys.executable, str(Path(__file__).with_name(worker)), json.dumps(given)]
         return subprocess.Popen(
