@@ -69,6 +69,11 @@ def plan_of(settings: Settings, topology: str, action: int) -> Plan:
             "plans are of updates that train all parameters, which take more memory than adapters; "
             "set config.lora.rank=0"
         )
+    if settings.train.replay_routes:
+        raise UserError(
+            "plans have no room for the routes of replayed experts; set "
+            "config.train.replay_routes=False"
+        )
     if settings.model.layers is not None:
         cfg = dataclasses.replace(cfg, layers=min(settings.model.layers, cfg.layers))
     mesh = make_mesh(settings.mesh, devices(topology))
@@ -124,6 +129,8 @@ def sweep(settings: Settings) -> None:
         said = outcome.reason or f"{outcome.utilisation:.1%}"
         print(f"{' '.join(outcome.trial.flags())}: {said}", file=sys.stderr, flush=True)
     print(report(found))
+    if JSON.value:
+        write_json(Path(JSON.value), [as_json(outcome) for outcome in found])
     if best(found) is None:
         raise UserError(f"no mesh of {TOPOLOGY.value} fits this run")
 

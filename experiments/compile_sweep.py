@@ -101,7 +101,7 @@ def best(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 def in_child(arguments: Sequence[str], trial: Trial) -> Outcome:
     """Compiles the update of one trial in a process of its own: libtpu aborts on some programs."""
-    kept = [flag for flag in arguments if not flag.startswith(OWN)]
+    kept = without(OWN, arguments)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "plan.json"
         command = [sys.executable, "-m", "experiments.compile", *kept, *trial.flags()]
@@ -112,6 +112,17 @@ def in_child(arguments: Sequence[str], trial: Trial) -> Outcome:
         if not path.exists():
             return Outcome(trial, reason=(done.stderr.strip().splitlines() or ["no output"])[-1])
         return outcome(trial, json.loads(path.read_text(encoding="utf-8")))
+
+
+def without(names: tuple[str, ...], arguments: Sequence[str]) -> list[str]:
+    """The arguments but for these flags, whose values stand behind "=" or in the next argument."""
+    kept, left = [], iter(arguments)
+    for argument in left:
+        if not argument.startswith(names):
+            kept.append(argument)
+        elif "=" not in argument and argument != "--sweep":
+            next(left, None)
+    return kept
 
 
 def outcome(trial: Trial, plan: dict[str, Any]) -> Outcome:

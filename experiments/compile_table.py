@@ -23,7 +23,8 @@ def tables(steps: Sequence[Measured], chip: Chip, chips: int, planned: int) -> s
 
 
 def memory_table(steps: Sequence[Measured], chip: Chip) -> str:
-    """GiB of a chip, whose devices are alike; what fits leaves a tenth free."""
+    """GiB of a chip, whose devices are alike; what fits leaves a tenth free. `rows` are those that
+    a device has a part of."""
     head = ["GiB per chip", "rows", "arguments", "temporaries", "outputs", "beside", "needed",
             "of", "room"]  # fmt: skip
     limit = USABLE * chip.memory * chip.devices
@@ -38,7 +39,7 @@ def memory_table(steps: Sequence[Measured], chip: Chip) -> str:
         kept = (own.arguments, own.temporaries, own.outputs, own.beside, own.needed) if own else ()
         cells = [*map(gib, kept)] or ["–"] * 4 + [f"{limit + float(gib(step.missing)):.2f}"]
         room = room or f"-{gib(step.missing)}"
-        rows.append([step.name, step.rows * chip.devices, *cells, f"{limit:.2f}", room])
+        rows.append([step.name, step.rows, *cells, f"{limit:.2f}", room])
     return table(head, rows)
 
 

@@ -104,7 +104,8 @@ def _manifest(run: Run, params: Params, turns: Sequence[Turn]) -> dict[str, Any]
     settings = run.settings
     candidates = hashlib.sha256("\n".join(f"{t.id} {t.start} {t.end}" for t in turns).encode())
     return {
-        "model": run.pretrained.fingerprint,
+        # Of a large model a minute's reading, which one process does for all.
+        "model": from_first(lambda: run.pretrained.fingerprint),
         "policy": fingerprint(params),
         "tokenizer": run.tokenizer.fingerprint,
         "template": {name: own.template.fingerprint for name, own in run.domains.items()},

@@ -115,7 +115,7 @@ def _lead(summary: Row) -> str:
     reproduced, undecided = (verdicts.count(word) for word in (REPRODUCED, UNDECIDED))
     return (
         f"Of {len(verdicts)} findings on the paper's claims, {reproduced} reproduce them, "
-        f"{len(verdicts) - reproduced - undecided} do not, and {undecided} are undecided."
+        f"{len(verdicts) - reproduced - undecided} do not; undecided: {undecided}."
     )
 
 
@@ -125,7 +125,7 @@ def _facts(run: Path, described: Row, summary: Row) -> dict[str, str]:
     seeds = dict.fromkeys(seed for arm in summary.values() for seed in arm["seeds"])
     facts = {
         "Command": described["command"],
-        "Before it": _tuning(summary, described["command"]),
+        "Before it": _tuning(summary),
         "Seeds": ", ".join(seeds),
         "Policy": f"{config['model']['name']}, {described['parameters']:,} parameters",
         "Expert data": _expert_data(run),
@@ -138,14 +138,10 @@ def _facts(run: Path, described: Row, summary: Row) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def _tuning(summary: Row, command: str) -> str:
-    """The rates of tuned arms are those of the command's default otherwise."""
+def _tuning(summary: Row) -> str:
+    """Without their trials, arms have the rates of their configuration."""
     tuned = any(arm.get("tuned") for arm in summary.values())
-    return (
-        f"the same command with --tune, which chose learning rates ({command.split()[2]})"
-        if tuned
-        else ""
-    )
+    return "the same command with --tune, which chose learning rates" if tuned else ""
 
 
 def _expert_data(run: Path) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import huggingface_hub
@@ -41,15 +41,20 @@ TOKENIZER_FILES = (
 class Pretrained:
     """A model at rest. `load(shardings)` reads the weights; None puts them on one device.
 
-    `tokenizer_files` are what `huggingface.save` lays beside exported weights; `fingerprint` is
-    the SHA-256 over the hashes of all files that weights and configuration come from.
+    `tokenizer_files` are what `huggingface.save` lays beside exported weights; `files` are those
+    that weights and configuration come from.
     """
 
     cfg: ModelConfig
     load: Callable[[Params | None], Params]
     tokenizer: Tokenizer
     tokenizer_files: Mapping[str, bytes]
-    fingerprint: str
+    files: tuple[Path, ...]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 over the hashes of `files`, which reads them all."""
+        return hashlib.sha256("\n".join(map(_sha256, self.files)).encode()).hexdigest()
 
 
 def default_cache() -> Path:
@@ -86,7 +91,7 @@ def _from_gguf(path: Path, dtype: str) -> Pretrained:
         load=functools.partial(file.load, cfg),
         tokenizer=tokenizer,
         tokenizer_files=_write_tokenizer(tokenizer, cfg),
-        fingerprint=_fingerprint([path]),
+        files=(path,),
     )
 
 
@@ -98,7 +103,7 @@ def _from_directory(directory: Path, dtype: str) -> Pretrained:
         load=functools.partial(huggingface.load, directory, cfg),
         tokenizer=load_tokenizer(directory),
         tokenizer_files={path.name: path.read_bytes() for path in present},
-        fingerprint=_fingerprint([directory / "config.json", *safetensors.weight_files(directory)]),
+        files=(directory / "config.json", *safetensors.weight_files(directory)),
     )
 
 
@@ -119,10 +124,6 @@ def _write_tokenizer(tokenizer: BpeTokenizer, cfg: ModelConfig) -> dict[str, byt
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fingerprint(files: Iterable[Path]) -> str:
-    return hashlib.sha256("\n".join(map(_sha256, files)).encode()).hexdigest()
 
 
 def _check_hash(path: Path, expected: str, remedy: str) -> None:

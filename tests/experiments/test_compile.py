@@ -363,10 +363,10 @@ def test_tables_are_of_a_chip():
     """Whose two devices have the same each, as on 7x."""
     chip = dataclasses.replace(CHIPS["v5p"], devices=2, memory=50.0)
     assert cells(memory_table([FITS, REFUSED], chip), 0) == [
-        "update", "2", "20.00", "40.00", "0.00", "8.00", "68.00", "90.00", "22.00",
+        "update", "1", "20.00", "40.00", "0.00", "8.00", "68.00", "90.00", "22.00",
     ]  # fmt: skip
     assert cells(memory_table([FITS, REFUSED], chip), 1) == [
-        "decode", "4", "–", "–", "–", "–", "93.00", "90.00", "-3.00",
+        "decode", "2", "–", "–", "–", "–", "93.00", "90.00", "-3.00",
     ]  # fmt: skip
     assert cells(exchange_table([FITS], chip), 0)[2:] == ["96", "6.00"]
     assert cells(exchange_table([FITS], chip), 1)[2:] == ["1 at most", "2.00"]
@@ -442,6 +442,31 @@ def test_a_sweep_tries_meshes_first_and_then_what_else_there_is():
         (2, "dots", None), (2, "full", 2), (2, "full", 4),
     ]  # fmt: skip
     assert "Best: `--config.mesh.data=1 --config.mesh.fsdp=8" in compile_sweep.report(found)
+
+
+def test_a_child_is_told_all_but_what_is_its_parents():
+    given = [
+        "--sweep",
+        "--json",
+        "F",
+        "--config=c",
+        "--steps=decode",
+        "--rows_per_device",
+        "2",
+        "-v",
+    ]
+    assert compile_sweep.without(compile_sweep.OWN, given) == ["--config=c", "-v"]
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "words"),
+    [("lora", {"rank": 4}, r"lora\.rank=0"), ("train", {"replay_routes": True}, "replay_routes=F")],
+)
+def test_what_a_plan_has_no_room_for_is_refused(part, fields, words):
+    settings = swe.pod()
+    changed = dataclasses.replace(getattr(settings, part), **fields)
+    with pytest.raises(UserError, match=words):
+        command_line.plan_of(dataclasses.replace(settings, **{part: changed}), "v5p:2x2x1", 16)
 
 
 def test_all_steps_of_a_training_step_are_lowered():

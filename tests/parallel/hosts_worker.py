@@ -1,8 +1,8 @@
 """A small run as one of several processes, for test_hosts.py to compare and to interrupt.
 
-The argument is JSON: `directory`, `coordinator`, `sizes`, `process`; `kind`, "pivot" or
-"expert"; `hit`, the [process, step] after which signal `how` comes. Every process writes what it
-saw of each step to `log-<process>.jsonl`, of "pivot" also what the policy draws in the end.
+The argument is JSON: `directory`, `coordinator`, `sizes`, `process`, `steps`; `hit`, the
+[process, step] after which signal `how` comes. Every process writes what it saw of each step to
+`log-<process>.jsonl`, and what the policy draws in the end.
 """
 
 import dataclasses
@@ -30,7 +30,6 @@ from pivotrl_jax.parallel import (
     leave,
     make_mesh,
     put_rows,
-    row_shards,
     start,
 )
 from pivotrl_jax.pivots import Grading, Judging, Turn, rollouts, verdict_thread
@@ -52,14 +51,11 @@ from pivotrl_jax.training import (
     policy_update,
     run_steps,
     state_shardings,
-    supervised_batch,
-    supervised_update,
 )
 from pivotrl_jax.trajectories import Action
 from pivotrl_jax.verifiers import Verdict
 from pivotrl_jax.verifiers.recipe import Recipe
 
-STEPS = {"pivot": 2, "expert": 4}
 CFG = shrink(SMOLLM2_135M, vocab=64, width=32, layers=2, kv_heads=2, head_dim=8, ffn=64)
 # A large epsilon: dividing a gradient by its own size would turn its rounding into steps.
 OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.05, eps=1e-2), 4)
@@ -126,18 +122,6 @@ def digest(tree: Any) -> str:
     return found.hexdigest()
 
 
-def expert_step(layout: TrainState, mesh: Mesh) -> Step:
-    update = in_micro_batches(supervised_update(CFG, OPTIMIZER, layout, "full"), mesh)
-
-    def step(state: TrainState, indices: np.ndarray, number: int):
-        examples = [(TRUNKS[i], [(turn.start, turn.end) for turn in TURNS[i]]) for i in indices]
-        batch = supervised_batch(examples, multiple=64, shards=row_shards(mesh))
-        state, metrics = update(state, batch)
-        return state, {name: float(x) for name, x in fetch(metrics).items()}
-
-    return step
-
-
 def sampled_step(layout: TrainState, mesh: Mesh, key: jax.Array, thread: Executor) -> Step:
     verifier = Even()
     grading = Grading(Plain(), verifier, Recipe("even", accept=(("even", 1.0),)), "fail")
@@ -183,8 +167,7 @@ def train(given: dict[str, Any], mesh: Mesh, thread: Executor) -> None:
     directory, process, key = Path(given["directory"]), given["process"], jax.random.key(3)
     layout = state_shardings(OPTIMIZER, CFG, mesh)
     state = new_state(jax.tree.map(random, shapes(CFG), layout.params), OPTIMIZER, layout)
-    sampled = given["kind"] == "pivot"
-    one = sampled_step(layout, mesh, key, thread) if sampled else expert_step(layout, mesh)
+    one = sampled_step(layout, mesh, key, thread)
     log = (directory / f"log-{process}.jsonl").open("a")
 
     def step(state: TrainState, indices: np.ndarray, number: int):
@@ -202,11 +185,10 @@ def train(given: dict[str, Any], mesh: Mesh, thread: Executor) -> None:
         data.set_state(position)
     with MetricWriter(directory, restored) as writer:
         state = run_steps(
-            step, state, steps=STEPS[given["kind"]], data=data, checkpointer=checkpointer,
+            step, state, steps=given["steps"], data=data, checkpointer=checkpointer,
             save_every=2, writer=writer, bar=NoBar(), note=lambda metrics: "",
         )  # fmt: skip
-    if sampled:
-        (directory / f"drawn-{process}.json").write_text(json.dumps(drawn(state, mesh, key)))
+    (directory / f"drawn-{process}.json").write_text(json.dumps(drawn(state, mesh, key)))
 
 
 def main(given: dict[str, Any]) -> None:

@@ -31,41 +31,39 @@ def close(ours: dict[str, Any], theirs: dict[str, Any], leave_out: set[str]) -> 
 def alone(run, tmp_path_factory) -> Path:
     """PivotRL steps of one process with four devices."""
     directory = tmp_path_factory.mktemp("alone")
-    ((code, _, err),) = run("hosts_worker.py", 1, 4, directory=str(directory), kind="pivot", hit=[])
+    ((code, _, err),) = run("hosts_worker.py", 1, 4, directory=str(directory), steps=2, hit=[])
     assert code == 0, err
     return directory
 
 
 @pytest.fixture(scope="module")
 def together(run, tmp_path_factory) -> Path:
-    """The same steps of two processes with two devices each."""
+    """The same steps of four processes with a device each."""
     directory = tmp_path_factory.mktemp("together")
-    for code, _, err in run(
-        "hosts_worker.py", 2, 2, directory=str(directory), kind="pivot", hit=[]
-    ):
+    for code, _, err in run("hosts_worker.py", 4, 1, directory=str(directory), steps=2, hit=[]):
         assert code == 0, err
     return directory
 
 
-def test_two_processes_give_the_metrics_of_one(alone: Path, together: Path) -> None:
+def test_four_processes_give_the_metrics_of_one(alone: Path, together: Path) -> None:
     whole, parts = log(alone, 0), log(together, 0)
     assert [line["step"] for line in parts] == [1, 2]
     for ours, theirs in zip(parts, whole, strict=True):
         close(ours, theirs, {"state", "asked"})
         assert theirs["grad_norm"] > 0.1
         assert 0 < theirs["reward_mean"] < 1
-        # Each judges half of the samples.
-        assert (ours["asked"], theirs["asked"]) == (16, 32)
+        # Each judges a quarter of the samples.
+        assert (ours["asked"], theirs["asked"]) == (8, 32)
 
 
-def test_two_processes_hold_the_same_bits(together: Path) -> None:
-    assert log(together, 0) == log(together, 1)
+def test_all_processes_hold_the_same_bits(together: Path) -> None:
+    assert all(log(together, process) == log(together, 0) for process in range(4))
 
 
-def test_two_processes_draw_the_samples_of_one(alone: Path, together: Path) -> None:
+def test_four_processes_draw_the_samples_of_one(alone: Path, together: Path) -> None:
     expected = json.loads((alone / "drawn-0.json").read_text())
     assert len({tuple(tokens) for tokens in expected}) > 16
-    for process in (0, 1):
+    for process in range(4):
         assert json.loads((together / f"drawn-{process}.json").read_text()) == expected
 
 
@@ -76,7 +74,7 @@ def test_only_the_first_process_writes_metrics(together: Path) -> None:
 
 
 def test_a_run_survives_the_loss_of_a_process_a_stop_and_other_hosts(run, tmp_path: Path) -> None:
-    given = {"directory": str(tmp_path), "kind": "expert"}
+    given = {"directory": str(tmp_path), "steps": 4}
     # Killed after step 4, whose checkpoint is not written; that of step 2 is.
     ended = run("hosts_worker.py", 2, 2, **given, hit=[1, 4], how=signal.SIGKILL)
     assert [code for code, *_ in ended] == [1, -signal.SIGKILL], [err[-900:] for *_, err in ended]
@@ -91,11 +89,11 @@ def test_a_run_survives_the_loss_of_a_process_a_stop_and_other_hosts(run, tmp_pa
     assert "stopped" not in ended[1][1]
     for process in (0, 1):
         assert log(tmp_path, process)[4:] == before[2:3]
-    # On one host that has all of the devices.
-    ((code, _, err),) = run("hosts_worker.py", 1, 4, **given, hit=[])
+    # On one host that has half of the devices.
+    ((code, _, err),) = run("hosts_worker.py", 1, 2, **given, hit=[])
     assert code == 0, err
     (last,) = log(tmp_path, 0)[5:]
-    close(last, before[3], {"state"})
+    close(last, before[3], {"state", "asked", "micro_tokens"})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
