@@ -40,6 +40,8 @@ def settings() -> dict[str, Settings]:
 def test_every_arm_has_the_same_data_and_the_same_measures(settings):
     for name in ("data", "text", "model", "evaluation", "environment", "suites"):
         assert len({str(getattr(own, name)) for own in settings.values()}) == 1, name
+    # Decides which turns are short enough to be candidates.
+    assert len({str(own.profile.sampling) for own in settings.values()}) == 1
     shared = {name for name, own in settings.items() if own.profile.samples_from}
     assert {own.profile.samples_from for own in settings.values()} == {None, "study/pivotrl/3"}
     assert shared == {arm.name for arm in arms.ARMS if arm.like}
