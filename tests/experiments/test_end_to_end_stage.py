@@ -11,13 +11,14 @@ import pytest
 
 from experiments import sql
 from experiments.context import Run
-from experiments.end_to_end_stage import train_on_episodes
-from experiments.settings import EnvironmentSettings
+from experiments.end_to_end_stage import end_to_end_stage, train_on_episodes
+from experiments.settings import EnvironmentSettings, ModelSettings
 from pivotrl_jax.environments import Move, Played, Task
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.models.lora import NO_LORA, LoraSettings, detach
 from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.parallel import MeshSettings, make_mesh
+from pivotrl_jax.sampling import SamplingSettings
 from pivotrl_jax.training import EndToEndSettings, OptimizerSettings
 
 TASKS = [Task(str(i), "group", "train") for i in range(6)]
@@ -114,3 +115,22 @@ def test_a_killed_run_with_adapters_ends_with_the_same_bits(tmp_path, train, tin
     # The checkpoint has no room for the base.
     files = (tmp_path / "whole/end_to_end/checkpoints").rglob("*")
     assert sum(path.stat().st_size for path in files if path.is_file()) < tiny_params.embed.nbytes
+
+
+def test_a_model_plays_against_databases_and_is_updated_on_its_turns(tmp_path, small_model):
+    settings = dataclasses.replace(
+        sql.smoke(),
+        model=ModelSettings(name=str(small_model)),
+        environment=sql.study().environment,
+        end_to_end=dataclasses.replace(
+            SETTINGS, steps=1, samples=2, unfinished="fail", sampling=SamplingSettings(max_tokens=8)
+        ),
+    )
+    run = Run(settings, tmp_path, make_mesh(MeshSettings(), jax.devices()[:1]))
+    with jax.set_mesh(run.mesh):
+        end_to_end_stage(run, run.base_params())
+    (row,) = steps(tmp_path)
+    # A random model does not end its first action, and with it the episode.
+    assert (row["rollout_turns"], row["sampled_tokens"]) == (2 * 2, 2 * 2 * 8)
+    assert (row["reward_mean"], row["win_rate"], row["grad_norm"]) == (0, 0, 0)
+    assert row["action_tokens"] == row["sampled_tokens"]

@@ -34,7 +34,10 @@ def unknown(arguments: list[str]) -> list[str]:
             known = (ROOT / file).is_file() and hasattr(swe, preset)
         elif name.startswith("config."):
             place = to_config(swe.host())
-            known = place.get_type(name.removeprefix("config.")) is not None
+            *path, field = name.removeprefix("config.").split(".")
+            for part in path:
+                place = place[part]
+            known = field in place and place.get_type(field) is not None
         else:
             known = name in flags.FLAGS
         found += [] if known else [argument]
