@@ -81,5 +81,6 @@ def train_on_episodes(run: Run, play: Play, tasks: Sequence[Task], params: Param
         steps=settings.steps,
         save_every=settings.save_every,
         note=lambda m: f"reward {m['reward_mean']:.3f}, {m['episode_turns']:.1f} turns",
+        base=base,
     )
     return policy_of(state.params, base)

@@ -67,13 +67,16 @@ def player(run: Run, sampling: SamplingSettings, samples: int) -> Play:
     return play_all
 
 
-def evaluation_episodes(run: Run, params: Params) -> pa.Table:
-    """One row per episode, as `SCHEMA` has it: a greedy one of every task, and the sampled ones.
+def evaluation_tasks(run: Run) -> list[Task]:
+    """Spread evenly over their split."""
+    settings = run.settings.environment
+    return spread(run.environment.tasks(settings.split), settings.tasks)
 
-    The tasks are spread evenly over their split.
-    """
+
+def evaluation_episodes(run: Run, params: Params) -> pa.Table:
+    """One row per episode, as `SCHEMA` has it: a greedy one of every task, and the sampled ones."""
     settings, sampling = run.settings.environment, run.settings.train.sampling
-    tasks = spread(run.environment.tasks(settings.split), settings.tasks)
+    tasks = evaluation_tasks(run)
     modes = {"greedy": (greedy(sampling.max_tokens), 1), "sampled": (sampling, settings.samples)}
     rows = [
         _row(mode, episode)

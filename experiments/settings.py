@@ -136,7 +136,8 @@ class EnvironmentSettings:
 
     `games` is the file of TextWorld games or of SQL questions. Policies are evaluated on `tasks` of
     a `split` (None: all): once greedily, and in `samples` sampled episodes of each, of at most
-    `turns` actions. Text, token caps and databases are those of the run's first domain.
+    `turns` actions; and while they train, after every so many steps (`every`), in one sampled
+    episode. Text, token caps and databases are those of the run's first domain.
     """
 
     name: Literal["", "sql", "textworld"] = ""
@@ -145,6 +146,7 @@ class EnvironmentSettings:
     tasks: int | None = None
     samples: int = 4
     turns: int = 10
+    every: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import charts
+from experiments.curve import read_curve
 from experiments.report_data import Row, json_lines
 from experiments.report_figures import Figure
 from experiments.report_verdict import interval
@@ -118,19 +119,17 @@ def turns_figure(workdir: Path, summary: Summary) -> list[Figure]:
         charts.Series(arm["title"], _ends(arm, mode), titled[name], dots=True)
         for name, arm in arms.items()
     ]
-    if END_TO_END in arms:
-        arm = arms[END_TO_END]
-        curves = [_wins(workdir / END_TO_END / seed) for seed in arm["seeds"]]
-        series.append(over_seeds(f"{arm['title']}, training tasks", "s2", curves))
+    for name, arm in arms.items():
+        curves = [own for seed in arm["seeds"] if (own := _wins(workdir / name / seed))]
+        if curves:
+            series.append(over_seeds(f"{arm['title']}, while training", titled[name], curves))
     if not series:
         return []
     title = "Win rate against rollout turns"
     note = (
-        "Dots: held-out tasks after training, sampled, a dot for each seed; the profile's turns do "
-        "not count, as in the paper."
+        "Held-out tasks, sampled. Dots: after training, one for each seed; lines: while training. "
+        "The profile's turns do not count, as in the paper." + _spread(summary)
     )
-    if END_TO_END in arms:
-        note += " Line: tasks that end-to-end RL was training on." + _spread(summary)
     chart = charts.line_chart(title, series, "rollout turns of training", "win rate", percent=True)
     return [Figure(title, chart, note)]
 
@@ -142,7 +141,7 @@ def _ends(arm: Row, mode: str) -> list[tuple[float, float]]:
 
 
 def _wins(run: Path) -> Curve:
-    """The win rate of each step's episodes over the turns up to then."""
-    rows = json_lines(run / END_TO_END / "metrics.jsonl")
-    turns = accumulate(row["rollout_turns"] for row in rows)
-    return _smooth([(taken, row["win_rate"]) for taken, row in zip(turns, rows, strict=True)])
+    """The win rates while training over the rollout turns up to then."""
+    turns = list(accumulate(row["rollout_turns"] for row in _steps(run)))
+    played = (own for stage in STAGES for own in read_curve(run, stage))
+    return [(turns[step - 1], own["win_rate"]) for step, own in played]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.arms import Arm
+from experiments.curve import read_curve
 from experiments.flops import flops, profiles, steps, total
 from experiments.report_data import json_lines
 from experiments.study_means import means
@@ -107,4 +108,8 @@ def _profiled(run: Path) -> str:
 
 
 def _timed(run: Path, stages: Sequence[str]) -> float:
-    return sum(row["seconds"] for row in json_lines(run / "timing.jsonl") if row["stage"] in stages)
+    """Of these stages, without the episodes that are played meanwhile to measure the policy."""
+    spent = sum(
+        row["seconds"] for row in json_lines(run / "timing.jsonl") if row["stage"] in stages
+    )
+    return spent - sum(own["seconds"] for stage in stages for _, own in read_curve(run, stage))

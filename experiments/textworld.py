@@ -127,7 +127,9 @@ def study() -> Settings:
             sampling=sampling,
         ),
         evaluation=EvaluationSettings(samples=4, ood_texts=1, ood_tokens=64),
-        environment=EnvironmentSettings(name="textworld", games=str(games), turns=20, samples=2),
+        environment=EnvironmentSettings(
+            name="textworld", games=str(games), turns=20, samples=2, every=20
+        ),
         suites=SuiteSettings(names=tuple(PROCEDURES), questions=40, max_tokens=24),
         end_to_end=EndToEndSettings(
             steps=0,

@@ -98,6 +98,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             steps=settings.steps,
             save_every=settings.save_every,
             note=lambda m: f"reward {m['reward_mean']:.3f}, mixed {m['mixed_share']:.0%}",
+            base=base,
             ended=lambda since: due(since, reprofile) is not None,
         )
     return policy_of(state.params, base)

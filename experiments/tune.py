@@ -13,6 +13,7 @@ from experiments.study_summary import figures
 # A choice is made by episodes; everything else is measured as little as possible.
 VALIDATION: Mapping[str, Any] = {
     "environment.split": "validation",
+    "environment.every": None,
     "suites.names": (),
     "evaluation.samples": 1,
     "evaluation.ood_texts": 1,

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.candidates import Corpus
 from experiments.context import Run
+from experiments.curve import playing
 from experiments.progress import Progress, StageRecord, say
 from experiments.report_data import json_lines
 from pivotrl_jax.models import Params, huggingface, peft
@@ -69,6 +70,7 @@ def sft_stage(run: Run, corpus: Corpus, params: Params) -> Params:
         steps=steps,
         save_every=settings.save_every,
         note=lambda m: f"loss {m['loss']:.3f}",
+        base=base,
     )
     return policy_of(state.params, base)
 
@@ -99,12 +101,14 @@ def run_segments(
     steps: int,
     save_every: int,
     note: Callable[[Mapping[str, float]], str],
+    base: Params | None,
     ended: Callable[[Sequence[Mapping]], bool] = lambda since: False,
 ) -> TrainState:
     """Restores or starts a training state and runs it to `steps`, segment by segment.
 
     `segment` gives the one that a state with these metrics of all its steps is in; `ended` says of
     the metrics of a segment's steps whether it is over. A killed run finds the same segments.
+    `base` is what a state of adapters belongs to.
     """
     directory = run.workdir / name
     checkpointer = Checkpointer(directory / "checkpoints")
@@ -129,8 +133,9 @@ def run_segments(
                     history.append(dict(metrics))
                     return ended(history[first:])
 
+                step = tracer.around(goodput.around(now.step))
                 state = run_steps(
-                    tracer.around(goodput.around(now.step)),
+                    playing(run, name, step, base),
                     state,
                     steps=steps,
                     data=now.data,

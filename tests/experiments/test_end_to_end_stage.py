@@ -11,6 +11,7 @@ import pytest
 
 from experiments import sql
 from experiments.context import Run
+from experiments.curve import read_curve
 from experiments.end_to_end_stage import end_to_end_stage, train_on_episodes
 from experiments.settings import EnvironmentSettings, ModelSettings
 from pivotrl_jax.environments import Move, Played, Task
@@ -121,7 +122,7 @@ def test_a_model_plays_against_databases_and_is_updated_on_its_turns(tmp_path, s
     settings = dataclasses.replace(
         sql.smoke(),
         model=ModelSettings(name=str(small_model)),
-        environment=sql.study().environment,
+        environment=dataclasses.replace(sql.study().environment, tasks=3, every=1),
         end_to_end=dataclasses.replace(
             SETTINGS, steps=1, samples=2, unfinished="fail", sampling=SamplingSettings(max_tokens=8)
         ),
@@ -134,3 +135,6 @@ def test_a_model_plays_against_databases_and_is_updated_on_its_turns(tmp_path, s
     assert (row["rollout_turns"], row["sampled_tokens"]) == (2 * 2, 2 * 2 * 8)
     assert (row["reward_mean"], row["win_rate"], row["grad_norm"]) == (0, 0, 0)
     assert row["action_tokens"] == row["sampled_tokens"]
+    ((step, played),) = read_curve(tmp_path, "end_to_end")
+    assert (step, played["win_rate"], played["episodes"]) == (1, 0, 3)
+    assert played["seconds"] > 0

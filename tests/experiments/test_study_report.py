@@ -70,6 +70,10 @@ def study(tmp_path_factory, play) -> Path:
                 stage.mkdir()
                 lines = [json.dumps(row) + "\n" for row in steps(arm, seed)]
                 (stage / "metrics.jsonl").write_text("".join(lines))
+                (stage / "played").mkdir()
+                for row in steps(arm, seed)[1::2]:
+                    own = {"win_rate": row["win_rate"], "seconds": 0.0}
+                    (stage / "played" / f"{row['step']}.json").write_text(json.dumps(own))
     chosen = [arm for arm in arms.ARMS if arm.name in POLICIES]
     summary = study_summary.summary(directory, chosen)
     (directory / "summary.json").write_text(json.dumps(summary))
@@ -227,14 +231,15 @@ def test_the_deviation_is_drawn_as_a_mean_over_seeds(pages, file, metric):
 
 def test_win_rates_stand_over_the_turns_they_took(pages, study):
     picture = Picture(pages / "study/win-rate-against-rollout-turns.svg")
-    turns, rates = (
-        np.array([[row[name] for row in steps("end_to_end", seed)] for seed in range(SEEDS)])
-        for name in ("rollout_turns", "win_rate")
-    )
-    taken = np.cumsum(turns, axis=1)
-    line = picture.path("line s2")
-    np.testing.assert_allclose(line[:, 0], taken.mean(axis=0), atol=3)
-    np.testing.assert_allclose(line[:, 1], 100 * rates.mean(axis=0), atol=0.6)
+    for arm, style in (("pivotrl", "s1"), ("end_to_end", "s2")):
+        turns, rates = (
+            np.array([[row[name] for row in steps(arm, seed)] for seed in range(SEEDS)])
+            for name in ("rollout_turns", "win_rate")
+        )
+        taken = np.cumsum(turns, axis=1)
+        line = picture.path(f"line {style}")
+        np.testing.assert_allclose(line[:, 0], taken[:, 1::2].mean(axis=0), atol=3)
+        np.testing.assert_allclose(line[:, 1], 100 * rates[:, 1::2].mean(axis=0), atol=0.6)
     summary = json.loads((study / "summary.json").read_text())
     ours = [own["turns"]["training"] for own in summary["pivotrl"]["seeds"].values()]
     ends = {"end_to_end": ("s2", taken[:, -1]), "base": ("s0", [0, 0]), "pivotrl": ("s1", ours)}
