@@ -23,18 +23,22 @@ class SamplingSettings:
     max_tokens: int = 128
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise UserError(
                 f"sampling.temperature is {self.temperature}; it must be positive (0.01 is greedy)"
             )
         if not 0 < self.top_p <= 1:
             raise UserError(f"sampling.top_p is {self.top_p}; it must lie in (0, 1]")
+        if self.top_k < 0:
+            raise UserError(f"sampling.top_k is {self.top_k}; it must be positive, or 0 for all")
+        if self.max_tokens < 1:
+            raise UserError(f"sampling.max_tokens is {self.max_tokens}; it must be at least 1")
 
 
 def truncate(logits: Float[Array, "*B V"], settings: SamplingSettings) -> Float[Array, "*B V"]:
     """Masks what top-k and nucleus (top-p) sampling leave out; ties at the border stay in."""
     if settings.top_k:
-        kth = jax.lax.top_k(logits, settings.top_k)[0][..., -1:]
+        kth = jax.lax.top_k(logits, min(settings.top_k, logits.shape[-1]))[0][..., -1:]
         logits = jnp.where(logits < kth, MASKED, logits)
     if settings.top_p < 1:
         descending = -jnp.sort(-logits, axis=-1)

@@ -13,17 +13,18 @@ from pivotrl_jax.parallel import gather, put_rows, row_shards
 from pivotrl_jax.training.memory import device_memory, needed, rows_per_device, saturating
 from pivotrl_jax.training.state import TrainState
 from pivotrl_jax.training.update import Metrics, PolicyBatch, SupervisedBatch
+from pivotrl_jax.trees import PADDING
 
 Batch = TypeVar("Batch", SupervisedBatch, PolicyBatch)
 
 
 def micro_batches(batch: Batch, rows: int) -> Batch:
-    """[R, ...] as [M, rows, ...]; rows of zeros, which weigh nothing, fill the last one."""
+    """[R, ...] as [M, rows, ...]; rows of padding, which weigh nothing, fill the last one."""
+    # Zeros would be routes that nobody has recorded, and tokens of a trunk.
+    fill = {"routes": UNKNOWN, "segments": PADDING}
 
     def cut(path: tuple, x: np.ndarray) -> np.ndarray:
-        # Zeros would be routes that nobody has recorded.
-        fill = UNKNOWN if path[-1].name == "routes" else 0
-        padding = np.full((-len(x) % rows, *x.shape[1:]), fill, x.dtype)
+        padding = np.full((-len(x) % rows, *x.shape[1:]), fill.get(path[-1].name, 0), x.dtype)
         return np.concatenate([x, padding]).reshape(-1, rows, *x.shape[1:])
 
     return jax.tree.map_with_path(cut, batch)

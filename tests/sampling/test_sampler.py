@@ -231,17 +231,18 @@ def test_nothing_to_do(serve, trunks):
     assert serve([], trunks=[]) == []
 
 
-def test_drafts_change_the_cost_and_not_the_samples(serve, served, trunks, requests):
+@pytest.mark.parametrize("how", [PLAIN, HOT], ids=["plain", "truncated"])
+def test_drafts_change_the_cost_and_not_the_samples(serve, trunks, requests, how):
     """Experts that some samples follow to the end, some for a while and some not at all."""
     histories, wanted, plain = [], [], []
-    for trunk, own, group in zip(trunks, requests, served, strict=True):
+    for trunk, own, group in zip(trunks, requests, serve(requests, how=how), strict=True):
         for i in range(0, len(own), 3):
             expert = group[i].tokens
             histories.append(np.concatenate([trunk[: own[i].start], expert]).astype(np.int32))
             end = own[i].start + len(expert)
             wanted.append([dataclasses.replace(r, end=end) for r in own[i : i + 3]])
             plain.append(group[i : i + 3])
-    drafted = serve(wanted, trunks=histories)
+    drafted = serve(wanted, trunks=histories, how=how)
     assert_same(drafted, plain)
     for own in drafted:
         assert own[0].drafted == len(own[0].tokens)

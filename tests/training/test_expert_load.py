@@ -13,6 +13,7 @@ from pivotrl_jax.training import (
     OptimizerSettings,
     in_micro_batches,
     make_optimizer,
+    micro_batches,
     new_state,
     state_shardings,
     supervised_update,
@@ -61,6 +62,18 @@ def test_an_update_does_not_depend_on_the_mesh(run, alone):
     for a, b in (moments, (after.params, expected.params)):
         for found, wanted in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
+
+
+def test_rows_that_fill_a_micro_batch_are_nobodys_load(place, params, supervised_rows, alone):
+    mesh, placed = place(1, 1, 1, cfg=CFG, params=params)
+    layout = state_shardings(OPTIMIZER, CFG, mesh)
+    update = supervised_update(CFG, OPTIMIZER, layout, "full")
+    # Four rows, and two of padding.
+    _, metrics = update(new_state(placed, OPTIMIZER, layout), micro_batches(supervised_rows, 3))
+    loads = {name: value for name, value in alone[1].items() if name.startswith("experts/")}
+    assert loads
+    for name, value in loads.items():
+        assert float(metrics[name]) == pytest.approx(value, rel=1e-5), name
 
 
 def test_frozen_leaves_stay_and_all_others_move(alone, params):
