@@ -9,7 +9,7 @@ the settings of the laptop preset and as many slots, and draw the same samples u
 `same_samples` counts. `--trunk_tokens` and `--observation` take longer trajectories than the laptop
 preset; `--candidates` then keeps some turns of each, at equal distances. `--model` takes a Hugging
 Face directory, such as the policy of a run: one that knows the experts' ways follows its drafts
-further than the model as published.
+further than the model as published. Prefilled tokens are counted without padding.
 """
 
 import dataclasses

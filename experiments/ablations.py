@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections.config_flags.config_flags import get_config_filename
 
 from experiments import study_report
@@ -33,6 +33,7 @@ from experiments.artifacts import write_json
 from experiments.config import from_config
 from experiments.context import use_compilation_cache
 from experiments.memory import use_huge_pages
+from experiments.progress import only_decisions
 from experiments.run import CONFIG, WORKDIR, XLA_FLAGS, friendly
 from experiments.settings import Settings
 from experiments.study_runs import Work, run_all, settings_of
@@ -109,7 +110,7 @@ def require_cpu(jobs: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
+    only_decisions()
     file = get_config_filename(flags.FLAGS["config"])
     config, study = CONFIG.value, study_of(file)
     settings = from_config(Settings, config)

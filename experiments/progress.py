@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import resource
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import absl.logging
 import rich.progress
 from rich.console import Console
 from rich.text import Text
@@ -18,6 +20,8 @@ from rich.text import Text
 from pivotrl_jax.parallel import first
 
 LOG_EVERY_SECONDS = 10.0
+# Whose INFO says what a run has decided by itself: its kernels and its micro-batches.
+DECIDING = ("kernels.backend", "pivotrl_jax.training.memory")
 
 
 class Progress:
@@ -128,6 +132,13 @@ def _per_time(rate: float) -> str:
     return f"{rate:,.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
 
 
+def only_decisions() -> None:
+    """Logs warnings and what the run decides by itself; Orbax's INFO is a page per checkpoint."""
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    for name in DECIDING:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 def say(words: str) -> None:
     """Once for all processes of a run."""
     if first():
@@ -140,6 +151,7 @@ class StageRecord:
 
     tokens: int = 0
     drafted: int = 0  # of the tokens, those that expert drafts spared the decoder
+    samples: int = 0  # that these tokens were drawn for
 
 
 @contextlib.contextmanager
@@ -158,6 +170,7 @@ def stage_timer(workdir: Path, stage: str) -> Iterator[StageRecord]:
         "peak_rss_mb": round(_peak_rss_mb(), 1),
         "tokens": record.tokens,
         "drafted": record.drafted,
+        "samples": record.samples,
     }
     if first():
         with (workdir / "timing.jsonl").open("a", encoding="utf-8") as file:

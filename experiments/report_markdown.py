@@ -94,8 +94,10 @@ def _sharing(audit: Row) -> str:
 
 
 def _stages(run: Artifacts) -> str:
-    rows = [[row["stage"], row["time"], row["memory"]] for row in timing_rows(run)]
-    return table(["stage", "time", "peak memory so far"], [*rows, ["all", total_time(run), ""]])
+    columns = ("stage", "time", "tokens", "drafted", "memory")
+    rows = [[row[name] for name in columns] for row in timing_rows(run)]
+    head = ["stage", "time", "tokens", "of them from drafts", "peak memory so far"]
+    return table(head, [*rows, ["all", total_time(run), "", "", ""]])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -146,10 +146,10 @@ def timing_rows(run: Artifacts) -> list[Row]:
         tokens = sum(part.get("tokens") or 0 for part in parts)
         seconds = sum(part["seconds"] for part in parts)
         memory = max(part["peak_rss_mb"] for part in parts)
-        drafted = sum(part.get("drafted") or 0 for part in parts)
+        drafted, drawn = (sum(part.get(k) or 0 for part in parts) for k in ("drafted", "samples"))
         rows.append(
-            {"stage": stage, "seconds": seconds, "tokens": tokens, "drafted": drafted,
-             "memory": memory}
+            {"stage": stage, "seconds": seconds, "tokens": tokens,
+             "drafted": _accepted(drafted, tokens, drawn), "memory": memory}
         )  # fmt: skip
     longest = max((row["seconds"] for row in rows), default=0) or 1
     for row in rows:
@@ -157,9 +157,16 @@ def timing_rows(run: Artifacts) -> list[Row]:
         row["time"] = duration(row["seconds"])
         row["speed"] = f"{row['tokens'] / max(row['seconds'], 1e-9):,.0f}" if row["tokens"] else "–"
         row["tokens"] = f"{row['tokens']:,}" if row["tokens"] else "–"
-        row["drafted"] = f"{row['drafted']:,}" if row["drafted"] else "–"
         row["memory"] = f"{row['memory']:,.0f} MiB"
     return rows
+
+
+def _accepted(drafted: int, tokens: int, samples: int) -> str:
+    """Decode steps that drafts saved: tokens, their share of all, and how many a sample takes."""
+    if not drafted:
+        return "–"
+    each = f", {drafted / samples:.1f} a sample" if samples else ""
+    return f"{drafted:,} ({100 * drafted / tokens:.0f} %{each})"
 
 
 def total_time(run: Artifacts) -> str:

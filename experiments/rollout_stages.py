@@ -151,11 +151,12 @@ def fingerprint(params: Params) -> str:
 
 
 def count_tokens(run: Run, record: StageRecord, *names: str) -> None:
-    """Notes how many tokens the samples of these stores have, and how many were drafted."""
+    """Notes the samples of these stores, their tokens, and how many of those were drafted."""
     for name in names:
         samples = from_first(partial(read_samples, run.workdir / name))
         record.tokens += sum(samples["length"].to_pylist())
         record.drafted += sum(samples["drafted"].to_pylist())
+        record.samples += len(samples)
 
 
 def select_stage(run: Run, corpus: Corpus, table: pa.Table, directory: Path) -> None:

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import jax
 import pyarrow as pa
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import FlagOrderError
 
@@ -45,7 +45,7 @@ from experiments.context import (
 from experiments.end_to_end_stage import end_to_end_stage
 from experiments.evaluate_stages import evaluate_stage, summarise
 from experiments.memory import release_memory, use_huge_pages
-from experiments.progress import StageRecord, say, stage_timer
+from experiments.progress import StageRecord, only_decisions, say, stage_timer
 from experiments.rollout_stages import count_tokens, profile_stage, select_stage
 from experiments.settings import Settings
 from experiments.train_stage import train_stage
@@ -190,8 +190,7 @@ def profile(run: Run, corpus: Corpus, policy: Params, only: str | None) -> dict[
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UserError(f"unexpected argument {argv[1]!r}; options are --NAME=VALUE")
-    # Orbax logs a page per checkpoint at INFO.
-    logging.set_verbosity(logging.WARNING)
+    only_decisions()
     settings = from_config(Settings, CONFIG.value)
     workdir = Path(WORKDIR.value or f"runs/{settings.name}-{settings.preset}")
     trace = parse_steps(PROFILE_STEPS.value, steps_of(settings)) if PROFILE_STEPS.value else None

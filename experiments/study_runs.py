@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 
 from experiments.arms import Arm
 from experiments.config import from_config
 from experiments.context import Run, open_run, use_compilation_cache
+from experiments.progress import only_decisions
 from experiments.run import train_and_evaluate
 from experiments.settings import Settings
 
@@ -95,7 +95,7 @@ def _logged(
     """`run_arm` in a process of its own, which passes for that of `command`."""
     sys.orig_argv = command
     use_compilation_cache()
-    logging.set_verbosity(logging.WARNING)
+    only_decisions()
     directory = workdir / arm.name / str(seed)
     directory.mkdir(parents=True, exist_ok=True)
     with (

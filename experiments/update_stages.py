@@ -153,10 +153,12 @@ def run_segments(
 
 
 def count_scored(run: Run, record: StageRecord, name: str) -> None:
-    """Notes how many action tokens the updates of `name` saw, and how many were drafted."""
+    """Notes the samples that `name` drew, their tokens, and how many of those were drafted; of a
+    stage that samples nothing, the expert's tokens that it trained on."""
     for metrics in from_first(partial(json_lines, run.workdir / name / "metrics.jsonl")):
-        record.tokens += int(metrics["action_tokens"])
+        record.tokens += int(metrics.get("sampled_tokens") or metrics["action_tokens"])
         record.drafted += int(metrics.get("drafted_tokens", 0))
+        record.samples += int(metrics.get("rollout_turns", 0))
 
 
 def export_stage(run: Run, params: Params) -> None:

@@ -32,13 +32,13 @@ SIGHTS: Axes = ("rows", None, None, "places")
 class Passes(NamedTuple):
     """The two passes over blocks, on each device's own rows and heads.
 
-    Both take scaled queries [R, H, G, T, E], keys and values [R, H, T, E], of which there may be
-    more, what each query sees [R, 1, 4, T] and the blocks. `attend` gives outputs [R, H, G, T, E]
-    in the queries' dtype and log-sum-exps [R, H, G, T], float32. `differentiate` takes the gradient
-    of the outputs, the log-sum-exps and delta [R, H, G, T] before the blocks, and gives the
-    gradients of queries, keys and values, float32: with P the softmax, dV = P^T dO,
-    dS = P (dO V^T - delta), dQ = dS K, dK = dS^T Q, where delta is the row sum of dO O (Dao et al.
-    2022).
+    Both take queries [R, H, G, T, E], keys and values [R, H, T, E], of which there may be more,
+    what each query sees [R, 1, 4, T] and the blocks, and scale the float32 scores by E^-1/2: scaled
+    queries would be rounded once more. `attend` gives outputs [R, H, G, T, E] in the queries' dtype
+    and log-sum-exps [R, H, G, T], float32. `differentiate` takes the gradient of the outputs, the
+    log-sum-exps and delta [R, H, G, T], the row sums of dO O, before the blocks, and gives dS K,
+    dS^T Q and dV, float32: with P the softmax, dV = P^T dO and dS = P (dO V^T - delta). Gradients
+    of queries and keys are the first two times E^-1/2 (Dao et al. 2022).
     """
 
     attend: Callable[..., tuple[Array, Array]]
@@ -96,11 +96,10 @@ def _backward(
         results=((0, QUERIES), (1, (*KEYS, "places")), (2, (*KEYS, "places"))),
     )
     d_q, d_k, d_v = run(*operands)
-    d_q = (d_q * q_RTHGE.shape[-1] ** -0.5).astype(q_RTHGE.dtype)
-    d_q = collected(d_q, QUERIES, blocks.queries)
-    d_q, d_k, d_v = (
-        _tokens_second(d, length) for d in (d_q, d_k.astype(k_RTHE.dtype), d_v.astype(v_RTHE.dtype))
-    )
+    scale = q_RTHGE.shape[-1] ** -0.5
+    d_q = collected((d_q * scale).astype(q_RTHGE.dtype), QUERIES, blocks.queries)
+    d_k, d_v = (d_k * scale).astype(k_RTHE.dtype), d_v.astype(v_RTHE.dtype)
+    d_q, d_k, d_v = (_tokens_second(d, length) for d in (d_q, d_k, d_v))
     return d_q, d_k, d_v, None, None
 
 
@@ -123,11 +122,10 @@ def _operands(
     window: Int[Array, ""] | None,
     blocks: Blocks,
 ) -> tuple[Array, ...]:
-    """Scaled queries, keys, values and what each query sees, padded to whole blocks."""
+    """Queries, keys, values and what each query sees, padded to whole blocks."""
     size = padded(q_RTHGE.shape[1], blocks, parts("places"))
-    q_RHGTE = _heads_first(q_RTHGE * q_RTHGE.shape[-1] ** -0.5, size)
     return (
-        dealt(q_RHGTE, QUERIES, blocks.queries),
+        dealt(_heads_first(q_RTHGE, size), QUERIES, blocks.queries),
         _heads_first(k_RTHE, size),
         _heads_first(v_RTHE, size),
         dealt(sights(tree, size, window), SIGHTS, blocks.queries),

@@ -157,10 +157,11 @@ def _scores(
     j: jax.Array,
     blocks: Blocks,
 ) -> Float[Array, "H Q K"]:
-    """Masked scores of scaled queries, float32."""
+    """Masked and scaled scores, float32."""
     sights = jax.lax.dynamic_slice_in_dim(sights_4T, i * blocks.queries, blocks.queries, axis=1)
     first, prefix, own, end = sights[:, :, None]
     key = j * blocks.keys + jnp.arange(blocks.keys)
     mask = ((key >= first) & (key < prefix)) | ((key >= own) & (key < end))
     mask = jnp.tile(mask, (q.shape[1] // blocks.queries, 1))
-    return jnp.where(mask, jnp.einsum("hqe,hke->hqk", q, k, **F32), MASKED)
+    scores = jnp.einsum("hqe,hke->hqk", q, k, **F32) * q.shape[-1] ** -0.5
+    return jnp.where(mask, scores, MASKED)

@@ -32,6 +32,8 @@ from pivotrl_jax.models.params import LayerParams, Params, decoding_axes, head
 from pivotrl_jax.parallel.sharding import Axes, constrain, merged, parts, unmerged
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 
+HIDDEN: Axes = ("rows", "places", None)
+
 
 @flax.struct.dataclass
 class Drawn:
@@ -88,9 +90,7 @@ def idle_slots(
     zeros = jnp.zeros((*shape, settings.max_tokens), jnp.float32)
     return Slots(
         trunk=trunk_cache(cfg, rows, length),
-        trunk_hidden_RLD=constrain(
-            jnp.zeros((rows, length, cfg.width), cfg.dtype), "rows", "places", None
-        ),
+        trunk_hidden_RLD=constrain(jnp.zeros((rows, length, cfg.width), cfg.dtype), *HIDDEN),
         own=branch_cache(cfg, *shape, settings.max_tokens),
         drawn=Drawn(zeros.astype(jnp.int32), zeros, zeros),
         start_RB=jnp.zeros(shape, jnp.int32),
@@ -121,7 +121,7 @@ def load_trunks(
     rows_Q: Int[Array, "Q"],
 ) -> tuple[Slots, Float[Array, "Q L D"], Int[Array, "Q L N J"] | None]:
     """Prefills Q trunks, each into the row `rows_Q[q]`, counted from the first on its own device;
-    one beyond the device's rows is dropped.
+    one beyond the device's rows is dropped. They may be shorter than the rows have room.
 
     Returns their final hidden states as well, and the experts of their tokens where the slots
     record routes.
@@ -129,17 +129,21 @@ def load_trunks(
     routes = slots.routes_RBSNJ is not None
     with jax.named_scope("prefill"):
         hidden_QLD, trunk, routes_QLNJ = prefill(params, cfg, trunks_QL, routes=routes)
-        hidden_QLD = constrain(hidden_QLD, "rows", "places", None)
+
+    def roomy(axes: Axes, old: jax.Array, new: jax.Array) -> jax.Array:
+        room = [(0, n - m) for n, m in zip(old.shape[1:], new.shape[1:], strict=True)]
+        return constrain(jnp.pad(new, [(0, 0), *room]), *axes)
 
     def put(axes: Axes, old: jax.Array, new: jax.Array) -> jax.Array:
         write = on_mesh(_set_rows, (axes, axes, ("rows",)))
-        return write(old, new, rows_Q)
+        return write(old, roomy(axes, old, new), rows_Q)
 
     caches = [
         LayerCache(put(TRUNK_K, old.k, new.k), put(TRUNK_V, old.v, new.v))
         for old, new in zip(slots.trunk, trunk, strict=True)
     ]
-    hidden_RLD = put(("rows", "places"), slots.trunk_hidden_RLD, hidden_QLD)
+    hidden_QLD = roomy(HIDDEN, slots.trunk_hidden_RLD, hidden_QLD)
+    hidden_RLD = put(HIDDEN, slots.trunk_hidden_RLD, hidden_QLD)
     filled = dataclasses.replace(slots, trunk=caches, trunk_hidden_RLD=hidden_RLD)
     return filled, hidden_QLD, routes_QLNJ
 

@@ -77,14 +77,16 @@ def sample(
     With `routes` samples have theirs; ValueError for a model without experts.
     """
     shape, length = engine_shape(requests, engine, mesh)
+    sizes = _prefill_sizes(requests, length, engine.row_multiple)
     most = max((len(group) for own in requests for group in groups(own)), default=1)
     layers = decoding_layers(params, cfg)
     slots = idle_slots(cfg, sampling, shape, length, routes=routes)
     rows = [_Row() for _ in range(shape[0])]
     pending = deque(number for number in range(len(requests)) if number not in done)
     while pending or any(row.trunk >= 0 for row in rows):
-        for given in _assign(rows, pending, row_shards(mesh)):
-            tokens_QL = np.stack([_padded(trunks[one.trunk], length) for one in given])
+        for given in _assign(rows, pending, sizes, row_shards(mesh)):
+            size = sizes[given[0].trunk]
+            tokens_QL = np.stack([_padded(trunks[one.trunk], size) for one in given])
             places_Q = np.array([one.place for one in given], np.int32)
             with device("prefill"):
                 slots, hidden_QLD, routes_QLNJ = load_trunks(
@@ -131,6 +133,14 @@ def engine_shape(
     return (rows, slots), round_up(longest, engine.row_multiple)
 
 
+def _prefill_sizes(requests: Sequence[Sequence[Request]], length: int, multiple: int) -> list[int]:
+    """What every trunk is padded to when it is read: as few quarters of `length` as hold it, in
+    whole multiples. Four shapes are compiled at most, and a short trunk is read as a short one."""
+    quarters = [min(length, round_up(-(-length * n // 4), multiple)) for n in range(1, 5)]
+    ends = [max((r.end for r in own), default=1) for own in requests]
+    return [next(size for size in quarters if size >= end) for end in ends]
+
+
 class _Given(NamedTuple):
     """A trunk that a device prefills for one of its own rows, the number `place` among them.
 
@@ -142,19 +152,23 @@ class _Given(NamedTuple):
     row: int | None
 
 
-def _assign(rows: Sequence[_Row], pending: deque[int], shards: int) -> Iterator[list[_Given]]:
-    """Gives idle rows the next trunks, in batches to prefill together: one trunk for each of the
-    `shards` that the mesh divides rows into, so that no keys and values have to travel."""
+def _assign(
+    rows: Sequence[_Row], pending: deque[int], sizes: Sequence[int], shards: int
+) -> Iterator[list[_Given]]:
+    """Gives idle rows the next trunks, in batches to prefill together: trunks of one size, one for
+    each of the `shards` that the mesh divides rows into, so that no keys and values travel."""
     own = len(rows) // shards
     idle = [[n for n in range(own) if rows[s * own + n].trunk < 0] for s in range(shards)]
     while pending and any(idle):
-        batch, nothing = [], _Given(pending[0], own, None)
+        batch, first = [], pending[0]
         for shard, places in enumerate(idle):
-            if places and pending:
+            alike = [number for number in pending if sizes[number] == sizes[first]]
+            if places and alike:
+                pending.remove(alike[0])
                 place = places.pop(0)
-                batch.append(_Given(pending.popleft(), place, shard * own + place))
+                batch.append(_Given(alike[0], place, shard * own + place))
             else:
-                batch.append(nothing)
+                batch.append(_Given(first, own, None))
         yield batch
 
 

@@ -84,7 +84,8 @@ def draw(
     """One token per row, its behaviour log-prob and its plain one (`Distribution.log_probs`).
 
     The draw inverts the cumulative distribution at one uniform number per key, which costs one
-    random number instead of V.
+    random number instead of V. The number has 23 bits: probabilities are met to 2^-23, and a token
+    of a smaller one may never come.
     """
     found = distribution(logits, settings)
     tokens = jax.vmap(invert_cdf)(jax.vmap(jax.random.uniform)(keys), found.weights)

@@ -46,8 +46,9 @@ class Sample:
 class EngineSettings:
     """At most `rows` trunks in memory, `slots` decoding slots shared out among them.
 
-    Slots are refilled every `chunk` tokens. Trunks are padded to a multiple of `row_multiple`, so
-    that few shapes are compiled. A trunk has no more slots than `most` (None: than samples that any
+    Slots are refilled every `chunk` tokens. A row has room for the longest trunk, rounded up to a
+    multiple of `row_multiple`; a trunk is padded to as few quarters of that as hold it, so that few
+    shapes are compiled. A trunk has no more slots than `most` (None: than samples that any
     of the trunks asks for); calls that differ in it are compiled anew.
     """
 

@@ -66,8 +66,10 @@ def test_timing_has_a_line_for_each_finished_stage(tmp_path):
         pass
     with stage_timer(tmp_path, "profile") as record:
         record.tokens += 512
+        record.drafted, record.samples = 128, 64
     with pytest.raises(KeyError), stage_timer(tmp_path, "train"):
         raise KeyError
     rows = [json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines()]
-    assert [(row["stage"], row["tokens"]) for row in rows] == [("read", 0), ("profile", 512)]
+    counts = [[row[k] for k in ("stage", "tokens", "drafted", "samples")] for row in rows]
+    assert counts == [["read", 0, 0, 0], ["profile", 512, 128, 64]]
     assert all(row["peak_rss_mb"] > 10 and row["seconds"] >= 0 for row in rows)

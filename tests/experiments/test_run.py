@@ -105,10 +105,10 @@ def interrupt(arguments: Sequence[str], with_signal: int, when: Callable[[], boo
     return out
 
 
-def completed(arguments: Sequence[str]) -> str:
+def completed(arguments: Sequence[str]) -> tuple[str, str]:
     code, out, err = finish(start(arguments))
     assert code == 0, err
-    return out
+    return out, err
 
 
 def load_json(path: Path) -> dict:
@@ -140,8 +140,11 @@ def by_split(table: pa.Table, split: str) -> set[str]:
 @pytest.fixture(scope="session")
 def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("undisturbed")
-    out = completed(command(small_model, workdir))
+    out, err = completed(command(small_model, workdir))
     assert out.splitlines()[-1] == f"report: {workdir / 'report.html'}"
+    # What the run decides by itself, it says.
+    assert "linear_logprob: xla on cpu" in err
+    assert "micro-batches of" in err
     return workdir
 
 

@@ -18,12 +18,15 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from kernels.grouped_dot import grouped_dot
-from kernels.linear_logprob import blocks, fused
+from kernels.grpo import AdvantageSettings, Groups, ScoredTokens
+from kernels.grpo import fused as grpo
+from kernels.linear_logprob import LogProbs, blocks, fused
 from kernels.linear_logprob.pallas import Target
 from kernels.tree_attention import blocks as tree_blocks
 from kernels.tree_attention import pallas as tree_attention
 from kernels.tree_decode import pallas as tree_decode
 from kernels.tree_decode.blocks import keys_per_block
+from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.trees import TokenTree
 
 # A function and its abstract arguments.
@@ -84,6 +87,37 @@ def tree_attention_gradient(device: jax.Device) -> Case:
     return gradient, (queries, keys, keys, queries, tree, on(device, (), jnp.int32))
 
 
+def grpo_gradient(device: jax.Device) -> Case:
+    """4,096 scored tokens of eight rows, each with two groups of eight samples."""
+    rows, groups, samples, length = 8, 2, 8, TOKENS // 8
+    target = Target("tpu", blocks.choose(device.device_kind, 2 * WIDTH))
+    settings = fused.Settings(target=target)
+
+    def score(hidden_RAD: jax.Array, head_VD: jax.Array, labels_RA: jax.Array) -> LogProbs:
+        flat = fused.linear_logprob(
+            hidden_RAD.reshape(-1, WIDTH), head_VD, labels_RA.reshape(-1), settings
+        )
+        return jax.tree.map(lambda x: x.reshape(labels_RA.shape), flat)
+
+    def loss(
+        hidden_RAD: jax.Array, head_VD: jax.Array, tokens: ScoredTokens, own: Groups
+    ) -> jax.Array:
+        return grpo.grpo(
+            hidden_RAD, head_VD, tokens, own, jnp.float32(TOKENS),
+            PolicySettings(), AdvantageSettings(), score,
+        )[0]  # fmt: skip
+
+    number = functools.partial(on, device, (rows, length))
+    of_sample = functools.partial(on, device, (rows, groups, samples))
+    tokens = ScoredTokens(*map(number, (jnp.int32, jnp.float32, jnp.int32, jnp.float32)), None)
+    return jax.grad(loss, argnums=(0, 1)), (
+        on(device, (rows, length, WIDTH), jnp.bfloat16),
+        on(device, (VOCAB, WIDTH), jnp.bfloat16),
+        tokens,
+        Groups(of_sample(jnp.float32), of_sample(jnp.bool_), of_sample(jnp.bool_)),
+    )
+
+
 def decode(device: jax.Device) -> Case:
     """Four trunks of 4,096 tokens, each with 16 slots of 256."""
     rows, slots, heads, groups, width, length, size = 4, 16, 8, 2, 128, 4096, 256
@@ -122,6 +156,7 @@ def grouped_dot_of_few(device: jax.Device) -> Case:
 OPS: dict[str, Callable[[jax.Device], Case]] = {
     "linear_logprob": linear_logprob,
     "linear_logprob_gradient": linear_logprob_gradient,
+    "grpo_gradient": grpo_gradient,
     "tree_attention_gradient": tree_attention_gradient,
     "tree_decode": decode,
     "grouped_dot_gradient": grouped_dot_gradient,

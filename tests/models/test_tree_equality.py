@@ -141,11 +141,12 @@ def assert_equal(family: Any, remat: str, trees: Batch, flat: Batch, count: int)
 
 @st.composite
 def forests(draw: st.DrawFn) -> dict[int, Samples]:
-    """Up to two trunks with up to five samples each, of 1 to 9 tokens."""
+    """Up to two trunks with up to five samples each, of 1 to 9 tokens; none to all are shared."""
     found = {}
     for length in draw(st.lists(st.integers(10, 240), min_size=1, max_size=2, unique=True)):
         tokens = st.integers(0, 4)
-        sample = st.tuples(st.integers(1, length - 4), tokens, tokens.map(lambda n: n + 1))
+        shares = st.tuples(tokens, st.integers(0, 5)).filter(any)
+        sample = st.tuples(st.integers(1, length - 4), shares).map(lambda s: (s[0], *s[1]))
         found[length] = draw(st.lists(sample, min_size=1, max_size=5))
     return found
 

@@ -8,7 +8,7 @@ import pytest
 
 from pivotrl_jax.models import ModelConfig, Params, init
 from pivotrl_jax.models.presets import QWEN_3_30B_A3B, shrink
-from pivotrl_jax.sampling import Request, SamplingSettings
+from pivotrl_jax.sampling import Request, SamplingSettings, sampler
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +49,19 @@ def requests() -> list[list[Request]]:
         [Request(start, start, 2**31 + 100 * row + start, k) for start in own for k in range(3)]
         for row, own in enumerate(starts)
     ]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of every batch of trunks that a sampler reads."""
+    shapes, load = [], sampler.load_trunks
+
+    def spy(params, cfg, slots, trunks_QL, rows_Q):
+        shapes.append(trunks_QL.shape)
+        return load(params, cfg, slots, trunks_QL, rows_Q)
+
+    monkeypatch.setattr(sampler, "load_trunks", spy)
+    return shapes
 
 
 @pytest.fixture(scope="session")

@@ -146,18 +146,43 @@ def test_a_model_with_experts_is_sampled_like_any_other(
 ):
     found = serve(requests, cfg=expert_cfg, params=expert_params)
     assert_same(found, one_by_one(expert_params, expert_cfg, trunks, requests, PLAIN))
-    tree = build_row(
-        [
-            Tree(
-                trunks[0], [(r.start, s.tokens) for r, s in zip(requests[0], found[0], strict=True)]
+    again = trained_on(expert_params, expert_cfg, trunks[0], requests[0], found[0])
+    plain = np.concatenate([s.plain for s in found[0]])
+    np.testing.assert_allclose(again, plain, rtol=1e-5, atol=1e-5)
+
+
+def trained_on(
+    params: Params,
+    cfg: ModelConfig,
+    trunk: np.ndarray,
+    requests: list[Request],
+    samples: list[Sample],
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """The log-probs of all samples' tokens by the forward pass of training."""
+    branches = [(r.start, s.tokens) for r, s in zip(requests, samples, strict=True)]
+    tree = build_row([Tree(trunk, branches)], 128)
+    index = jnp.asarray(len(trunk) + np.arange(96)[None])
+    score = jax.jit(token_logprobs, static_argnums=1, static_argnames="temperature")
+    scores = score(params, cfg, tree, index, temperature=temperature)
+    return np.asarray(scores.logp_T[0, : sum(len(s.tokens) for s in samples)])
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.3])
+def test_training_finds_the_log_probs_of_tempered_samples(
+    serve, cfg, params, trunks, requests, temperature
+):
+    """The behaviour ones at the temperature of sampling, the plain ones at 1."""
+    how = SamplingSettings(temperature=temperature, max_tokens=CAP)
+    for trunk, own, found in zip(trunks, requests, serve(requests, how=how), strict=True):
+        if own:
+            again = partial(trained_on, params, cfg, trunk, own, found)
+            behaviour, plain = (
+                np.concatenate([getattr(s, name) for s in found]) for name in ("behaviour", "plain")
             )
-        ],
-        128,
-    )
-    drawn = np.concatenate([s.plain for s in found[0]])
-    index = jnp.asarray(len(trunks[0]) + np.arange(96)[None])
-    scores = jax.jit(token_logprobs, static_argnums=1)(expert_params, expert_cfg, tree, index)
-    np.testing.assert_allclose(scores.logp_T[0, : len(drawn)], drawn, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(again(temperature), behaviour, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(again(), plain, rtol=1e-5, atol=1e-5)
+            assert np.abs(behaviour - plain).max() > 0.05
 
 
 @pytest.mark.parametrize(
@@ -171,6 +196,12 @@ def test_a_model_with_experts_is_sampled_like_any_other(
 )
 def test_samples_do_not_depend_on_the_engine(serve, served, requests, engine):
     assert_same(serve(requests, engine), served)
+
+
+def test_short_trunks_are_read_as_short_ones(serve, served, requests, read):
+    """21 tokens take two blocks of 16, 14 one; a trunk that nobody continues is not read far."""
+    assert_same(serve(requests), served)
+    assert read == [(1, 32), (1, 16), (1, 16)]
 
 
 def test_samples_do_not_depend_on_their_neighbours(serve, served, trunks, requests):

@@ -47,6 +47,11 @@ def test_samples_do_not_depend_on_the_mesh(serve, alone, sizes):
     assert count > 50
 
 
+def test_devices_read_trunks_of_one_size_at_a_time(serve, read):
+    serve(1, 2, 1)
+    assert read == [(2, 32), (2, 16)]
+
+
 @pytest.mark.parametrize("sizes", [(2, 1, 2, 2), (1, 4, 1, 2), (1, 2, 1, 2, 2)])
 def test_experts_on_a_mesh_give_the_log_probs_of_the_whole_model_on_one_device(
     serve, expert_cfg, expert_params, trunks, requests, sizes
