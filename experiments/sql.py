@@ -11,7 +11,8 @@
 preset   hardware                    time        what comes out
 smoke    2 CPU cores, 10 GiB         2 minutes   every stage once; figures mean nothing
 laptop   2 CPU cores, 10 GiB         30 minutes  figures for schemas that were never trained on
-study    2 CPU cores, 10 GiB         not run yet four arms, and episodes on unseen databases
+study    2 CPU cores, 10 GiB         2 hours     four arms, and episodes on unseen databases:
+                                                 docs/sql/study.md
 full     one accelerator             not run yet all arms, all sessions, all episodes
 host     one accelerator host        not run yet
 pod      TPU pod or GPU hosts        not run yet
