@@ -5,19 +5,17 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from experiments.versions import versions
 from pivotrl_jax.errors import UserError
 
 Row = dict[str, Any]
 # Title of a table to the columns it shows of the rows.
 Tables = Mapping[str, Sequence[str]]
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def report(name: str, tables: Tables, rows: Iterable[Row], path: Path | None) -> list[Row]:
@@ -95,10 +93,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def versions_line() -> str:

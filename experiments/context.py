@@ -4,12 +4,10 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Mapping
 from functools import cached_property, partial, reduce
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ from experiments.artifacts import added, differences, write_json
 from experiments.domains import Domain
 from experiments.flops import multiplied
 from experiments.settings import Settings, SftSettings
+from experiments.versions import versions
 from pivotrl_jax.environments import Environment, InterCodeSql, TextWorldGames
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import ModelConfig, Params, logical_axes, peft, shapes
@@ -45,8 +44,6 @@ from pivotrl_jax.training import (
 
 # Streams of the run's random key.
 PROFILE, EVALUATE, TRAIN, END_TO_END, ADAPTERS = 1, 2, 3, 4, 5
-
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 Stage = TypeVar("Stage", SftSettings, TrainSettings, EndToEndSettings)
 
@@ -251,8 +248,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "seed": settings.seed,
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(run.cfg))),
         "multiplied": multiplied(run.cfg),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "cpu_count": os.cpu_count(),
         "compiler_flags": compiler_flags(),
