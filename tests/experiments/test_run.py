@@ -69,8 +69,10 @@ def command(model: Path, workdir: Path, *extra: str) -> list[str]:
 
 
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
-    # One device, as the user has; the tests' own process has eight.
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    # One device, as the user has; the tests' own process has eight. Programs of a whole run take
+    # longer to run than to compile.
+    own = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=1"
+    flags = f"{os.environ['XLA_FLAGS']} {own}"
     one_device = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     # What one attempt compiles, the next one finds.
     cached = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

@@ -95,7 +95,7 @@ def test_load_counts_the_tokens_of_every_expert():
     np.testing.assert_array_equal(load(chosen, counted, 5), [2, 0, 3, 1, 0])
 
 
-@partial(jax.jit, static_argnums=2, compiler_options={"xla_backend_optimization_level": 0})
+@partial(jax.jit, static_argnums=2)
 def value_and_gradients(p: LayerParams, x: jax.Array, cfg: ExpertConfig):
     def loss(p: LayerParams, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         y = expert_layer(p, cfg, x)

@@ -14,8 +14,7 @@ from pivotrl_jax.models.params import Params
 GOLDEN = Path(__file__).parent / "golden"
 
 
-# Every program runs once: compiling it well would take longer than running it.
-compiled = jax.jit(logits, static_argnums=1, compiler_options={"xla_backend_optimization_level": 0})
+compiled = jax.jit(logits, static_argnums=1)
 
 
 def deviation(directory: Path, params: Params, cfg: ModelConfig) -> float:

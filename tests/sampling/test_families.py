@@ -15,7 +15,7 @@ SAMPLES = 4
 SIZE = 48
 # Turns of two trunks, longer than any window: at their ends, and within, where experts draft.
 TURNS = [[(30, 30), (11, 17)], [(23, 23), (2, 5)]]
-read = jax.jit(logits, static_argnums=1, compiler_options={"xla_backend_optimization_level": 0})
+read = jax.jit(logits, static_argnums=1)
 
 
 def test_samples_have_the_log_probs_of_a_forward_pass(family):

@@ -198,8 +198,7 @@ def forced(sequences, trunks):
     return forced
 
 
-FAST = {"xla_backend_optimization_level": 0}
-read = jax.jit(hidden_and_load, static_argnums=(1, 3), compiler_options=FAST)
+read = jax.jit(hidden_and_load, static_argnums=(1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +231,7 @@ def updated(update, batch):
     def updated(params: Params) -> tuple[Params, dict]:
         arguments = given(params, batch)
         if not compiled:
-            compiled.append(jitted.lower(*arguments).compile(FAST))
+            compiled.append(jitted.lower(*arguments).compile())
         after, metrics = compiled[0](*arguments)
         return jax.device_get((after.params, metrics))
 
@@ -299,7 +298,7 @@ def test_gradients_of_the_router_are_slopes(moved, params, trunks):
     step = rng.normal(size=moved.layers.router.shape)
     tree = causal(tokens[None])
 
-    @partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     @jax.grad
     def gradient(router: jax.Array) -> jax.Array:
         own = moved.replace(layers=moved.layers.replace(router=router))
