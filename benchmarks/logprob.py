@@ -76,7 +76,10 @@ def chunked(hidden_TD: jax.Array, head_VD: jax.Array, labels_T: jax.Array) -> ja
 
 def tokamax(hidden_TD: jax.Array, head_VD: jax.Array, labels_T: jax.Array) -> jax.Array:
     import tokamax as library
+    from absl import flags
 
+    # It would look for its own flags among ours.
+    flags.FLAGS.mark_as_parsed()
     return -library.linear_softmax_cross_entropy_loss(hidden_TD, labels_T, head_VD.T)
 
 

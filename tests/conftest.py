@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import socket
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -63,6 +65,18 @@ def family(request: pytest.FixtureRequest) -> Family:
     directory = GOLDEN / request.param
     cfg = huggingface.read_config(directory)
     return Family(directory, cfg, huggingface.load(directory, cfg))
+
+
+@pytest.fixture(scope="session")
+def meeting_point() -> Callable[[], str]:
+    """Addresses at which the processes of a run may meet."""
+
+    def free() -> str:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    return free
 
 
 @pytest.fixture(scope="session")

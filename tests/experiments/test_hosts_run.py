@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,15 +24,12 @@ WORKER = Path(__file__).with_name("hosts_worker.py")
 
 
 @pytest.fixture(scope="module")
-def pair(small_model: Path) -> Iterator[Callable]:
+def pair(small_model: Path, meeting_point: Callable[[], str]) -> Iterator[Callable]:
     """Runs two workers with two devices each; exit codes, outputs and errors."""
     started: list[subprocess.Popen[str]] = []
 
     def pair(workdir: Path, seeds: tuple[int, int]) -> list[tuple[int, str, str]]:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{listener.getsockname()[1]}"
-        given = {"coordinator": coordinator, "processes": 2, "seeds": seeds}
+        given = {"coordinator": meeting_point(), "processes": 2, "seeds": seeds}
         given |= {"workdir": str(workdir), "model": str(small_model)}
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
         devices = {"XLA_FLAGS": flags}

@@ -1,7 +1,6 @@
 """Two processes that share a model load it and save it together."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +25,8 @@ def start(process: int, coordinator: str, target: Path) -> subprocess.Popen:
     )
 
 
-def test_each_process_reads_its_part_and_one_writes_the_whole(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
+def test_each_process_reads_its_part_and_one_writes_the_whole(tmp_path, meeting_point):
+    coordinator = meeting_point()
     workers = [start(process, coordinator, tmp_path / "saved") for process in range(2)]
     results = [worker.communicate(timeout=300) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], results

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,14 +15,8 @@ ROOT = Path(__file__).parents[2]
 Ended = list[tuple[int, str, str]]  # exit code, output and errors of every process
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def run() -> Iterator[Callable[..., Ended]]:
+def run(meeting_point: Callable[[], str]) -> Iterator[Callable[..., Ended]]:
     """Starts `processes` of a worker with `devices` each and waits for them; none outlives the
     tests. All are told what is `given`; by `sizes`, how many each believes that there are."""
     started: list[subprocess.Popen] = []
@@ -42,7 +35,7 @@ def run() -> Iterator[Callable[..., Ended]]:
 
     def run(worker: str, processes: int, devices: int, **given: Any) -> Ended:
         given = {
-            "coordinator": f"127.0.0.1:{free_port()}",
+            "coordinator": meeting_point(),
             "sizes": [processes] * processes,
         } | given
         own = [begin(worker, devices, {"process": i} | given) for i in range(processes)]
