@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from experiments.versions import versions
+from experiments.versions import in_words, versions
 from pivotrl_jax.errors import UserError
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ def report(name: str, tables: Tables, rows: Iterable[Row], path: Path | None) ->
         # A row of another table has nothing here but perhaps its name.
         own = [row for row in done if any(column in row for column in columns[1:])]
         print(f"\n**{title}**\n\n{markdown(own, columns)}")
-    print(f"\n`{command()}` on {device()}; {versions_line()}.")
+    print(f"\n`{command()}` on {device()}; {in_words(versions())}.")
     return done
 
 
@@ -93,7 +93,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def versions_line() -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions().items())

@@ -22,6 +22,7 @@ from experiments import (
 )
 from experiments.report_data import POLICIES, Artifacts, load
 from experiments.report_markdown import markdown
+from experiments.versions import in_words
 from pivotrl_jax.errors import UserError
 
 
@@ -62,7 +63,7 @@ def _provenance(run: Artifacts) -> dict[str, Any]:
             "Command": config.get("command", "–"),
             "Seed": config.get("seed", "–"),
             "Device": f"{config.get('device', '–')}, {config.get('cpu_count', '–')} CPU cores",
-            "Versions": ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items()),
+            "Versions": in_words(config.get("versions", {})),
         },
         "config": json.dumps(config.get("config", {}), indent=2),
     }

@@ -33,6 +33,7 @@ from experiments.study_tables import (
     suites_table,
     tuned_table,
 )
+from experiments.versions import in_words
 from pivotrl_jax.errors import UserError
 
 INTERVALS = (
@@ -132,7 +133,7 @@ def _facts(run: Path, described: Row, summary: Row) -> dict[str, str]:
         "Updates of PivotRL": _updates(config["train"]),
         "Held-out tasks": _tasks(base, config["environment"]),
         "Out-of-domain questions": _questions(base, config["suites"]),
-        "Versions": ", ".join(f"{name} {own}" for name, own in described["versions"].items()),
+        "Versions": in_words(described["versions"]),
         "Device": f"{described['device']}, {described['cpu_count']} CPU cores",
     }
     return {name: fact for name, fact in facts.items() if fact}

@@ -83,11 +83,7 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             watch=run.watch,
             base=base,
         )
-        if not settings.overlap:
-            return Segment(profile.step, step, choice.data)
-        end = min(settings.steps, profile.step + (reprofile.every or settings.steps))
-        ahead = OneAhead(step, choice.data, last=end - 1)
-        return Segment(profile.step, ahead, ahead)
+        return _segment(run.settings, profile.step, step, choice.data)
 
     with threads:
         state = run_segments(
@@ -102,6 +98,17 @@ def train_stage(run: Run, corpus: Corpus, params: Params) -> Params:
             ended=lambda since: due(since, reprofile) is not None,
         )
     return policy_of(state.params, base)
+
+
+def _segment(settings: Settings, first: int, step: PivotStep, data: Batches) -> Segment:
+    """The steps from number `first` on, until the next profile at the latest; with `overlap` each
+    samples before the update of the one before it."""
+    train = settings.train
+    if not train.overlap:
+        return Segment(first, step, data)
+    end = min(train.steps, first + (settings.reprofile.every or train.steps))
+    ahead = OneAhead(step, data, last=end - 1)
+    return Segment(first, ahead, ahead)
 
 
 def update_on_pivots(

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,10 @@ def versions() -> dict[str, str]:
     """By name, Python first and this project last, which has a version only in a checkout."""
     packages = {name: version(name) for name in PACKAGES}
     return {"python": platform.python_version()} | packages | commit(ROOT)
+
+
+def in_words(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in found.items())
 
 
 def commit(checkout: Path) -> dict[str, str]:

@@ -130,22 +130,26 @@ def load_trunks(
     with jax.named_scope("prefill"):
         hidden_QLD, trunk, routes_QLNJ = prefill(params, cfg, trunks_QL, routes=routes)
 
-    def roomy(axes: Axes, old: jax.Array, new: jax.Array) -> jax.Array:
-        room = [(0, n - m) for n, m in zip(old.shape[1:], new.shape[1:], strict=True)]
-        return constrain(jnp.pad(new, [(0, 0), *room]), *axes)
+    trunk = jax.tree.map(_as_roomy, trunk, slots.trunk)
+    hidden_QLD = constrain(_as_roomy(hidden_QLD, slots.trunk_hidden_RLD), *HIDDEN)
 
     def put(axes: Axes, old: jax.Array, new: jax.Array) -> jax.Array:
         write = on_mesh(_set_rows, (axes, axes, ("rows",)))
-        return write(old, roomy(axes, old, new), rows_Q)
+        return write(old, new, rows_Q)
 
     caches = [
         LayerCache(put(TRUNK_K, old.k, new.k), put(TRUNK_V, old.v, new.v))
         for old, new in zip(slots.trunk, trunk, strict=True)
     ]
-    hidden_QLD = roomy(HIDDEN, slots.trunk_hidden_RLD, hidden_QLD)
     hidden_RLD = put(HIDDEN, slots.trunk_hidden_RLD, hidden_QLD)
     filled = dataclasses.replace(slots, trunk=caches, trunk_hidden_RLD=hidden_RLD)
     return filled, hidden_QLD, routes_QLNJ
+
+
+def _as_roomy(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """x with zeros behind what it holds, of as many tokens as the rows have room for."""
+    room = [(0, n - m) for n, m in zip(rows.shape[1:], x.shape[1:], strict=True)]
+    return jnp.pad(x, [(0, 0), *room])
 
 
 def _set_rows(old: jax.Array, new: jax.Array, rows_Q: Int[Array, "Q"]) -> jax.Array:

@@ -45,10 +45,6 @@ class _Row:
             else:
                 self.done[number] = drafted
 
-    @property
-    def finished(self) -> bool:
-        return self.trunk >= 0 and not self.waiting and not self.in_slot
-
 
 def sample(
     params: Params,
@@ -98,9 +94,7 @@ def sample(
                     params, hidden_QLD, tokens_QL, wanted, most, key, ends, sampling, mesh,
                     fetch(routes_QLNJ),
                 )  # fmt: skip
-            for one, own, drafted in zip(given, wanted, drafts, strict=True):
-                if one.row is not None:
-                    rows[one.row].serve(one.trunk, own, drafted)
+            _serve(rows, given, wanted, drafts)
         refill = _next(rows, key, shape[1], sampling.max_tokens, mesh)
         with device("decode"):
             slots = advance(params, layers, cfg, slots, refill, sampling, ends, engine.chunk)
@@ -108,10 +102,7 @@ def sample(
                 (slots.running_RB, slots.length_RB, slots.drawn, slots.routes_RBSNJ)
             )
         _harvest(running, lengths, drawn, chosen, rows, ends)
-        for row in rows:
-            if row.finished:
-                yield row.trunk, [row.done[i] for i in range(len(row.done))]
-                row.trunk = -1
+        yield from _finished(rows)
 
 
 def engine_shape(
@@ -162,14 +153,35 @@ def _assign(
     while pending and any(idle):
         batch, first = [], pending[0]
         for shard, places in enumerate(idle):
-            alike = [number for number in pending if sizes[number] == sizes[first]]
-            if places and alike:
-                pending.remove(alike[0])
-                place = places.pop(0)
-                batch.append(_Given(alike[0], place, shard * own + place))
-            else:
+            alike = (number for number in pending if sizes[number] == sizes[first])
+            trunk = next(alike, None) if places else None
+            if trunk is None:
                 batch.append(_Given(first, own, None))
+            else:
+                pending.remove(trunk)
+                place = places.pop(0)
+                batch.append(_Given(trunk, place, shard * own + place))
         yield batch
+
+
+def _serve(
+    rows: Sequence[_Row],
+    given: Sequence[_Given],
+    requests: Sequence[Sequence[Request]],
+    drafts: Sequence[Sequence[Sample]],
+) -> None:
+    """Hands prefilled trunks with their requests to the rows that they were given to."""
+    for one, own, drafted in zip(given, requests, drafts, strict=True):
+        if one.row is not None:
+            rows[one.row].serve(one.trunk, own, drafted)
+
+
+def _finished(rows: Sequence[_Row]) -> Iterator[tuple[int, list[Sample]]]:
+    """Trunks that nothing is left to do for, and their samples; their rows are idle then."""
+    for row in rows:
+        if row.trunk >= 0 and not row.waiting and not row.in_slot:
+            yield row.trunk, [row.done[i] for i in range(len(row.done))]
+            row.trunk = -1
 
 
 def _padded(trunk: np.ndarray, length: int) -> np.ndarray:

@@ -48,8 +48,8 @@ class EngineSettings:
 
     Slots are refilled every `chunk` tokens. A row has room for the longest trunk, rounded up to a
     multiple of `row_multiple`; a trunk is padded to as few quarters of that as hold it, so that few
-    shapes are compiled. A trunk has no more slots than `most` (None: than samples that any
-    of the trunks asks for); calls that differ in it are compiled anew.
+    shapes are compiled. A trunk has no more slots than `most` (None: than samples that any of the
+    trunks asks for); calls that differ in it are compiled anew.
     """
 
     rows: int = 8

@@ -182,11 +182,8 @@ def policy_update(
             params = policy_of(trained, base)
             ref_logp = None
             if reference is not None:
-                with jax.named_scope("reference"):
-                    ref_logp = token_logprobs(
-                        policy_of(reference, base), cfg, micro.tree, micro.index,
-                        temperature=temperature, remat=remat,
-                    ).logp_T  # fmt: skip
+                frozen = policy_of(reference, base)
+                ref_logp = _reference_logp(frozen, cfg, micro, temperature, remat)
             h, load, changed = hidden_and_load(params, cfg, micro.tree, remat, micro.routes)
             use = load, count_changes(changed, micro.routes, micro.index, micro.weight)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
@@ -204,15 +201,21 @@ def policy_update(
         grads, value, (stats, own, (load, changes)) = accumulate(loss, state.params, batch)
         metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **_policy_metrics(stats)}
         metrics |= {**load_metrics(load), **change_metrics(changes)}
-        if own is not None:
-            metrics |= {
-                "sft_loss": own.nll.sum() / expert_tokens,
-                "sft_accuracy": own.hits.sum() / expert_tokens,
-                "expert_tokens": expert_tokens,
-            }
+        metrics |= _expert_metrics(own, expert_tokens)
         return apply_gradients(state, grads, optimizer), metrics
 
     return update
+
+
+def _reference_logp(
+    frozen: Params, cfg: ModelConfig, micro: PolicyBatch, temperature: float, remat: Remat
+) -> Float[Array, "R A"]:
+    """Of the policy pi_0."""
+    with jax.named_scope("reference"):
+        scores = token_logprobs(
+            frozen, cfg, micro.tree, micro.index, temperature=temperature, remat=remat
+        )
+    return scores.logp_T
 
 
 def _policy_metrics(stats: GrpoStats) -> Metrics:
@@ -225,6 +228,17 @@ def _policy_metrics(stats: GrpoStats) -> Metrics:
         "ratio_max": own.ratio_max.max(),
         "logp_gap": own.logp_gap.max(),
         "action_tokens": tokens,
+    }
+
+
+def _expert_metrics(own: SupervisedStats | None, tokens: Float[Array, ""]) -> Metrics:
+    """Of all micro-batches, where experts' turns are in them."""
+    if own is None:
+        return {}
+    return {
+        "sft_loss": own.nll.sum() / tokens,
+        "sft_accuracy": own.hits.sum() / tokens,
+        "expert_tokens": tokens,
     }
 
 

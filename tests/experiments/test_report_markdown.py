@@ -37,3 +37,19 @@ def test_an_unfinished_run_has_the_tables_it_can_have(workdir, gone):
     text = markdown(load(workdir))
     assert ("held-out reward" in text, "pivots kept" in text) != (True, True)
     assert "| read |" in text
+
+
+def test_a_stage_says_what_drafts_saved_it(workdir):
+    """A resumed stage has its parts added up; an earlier version has counted no samples."""
+    part = {"stage": "profile", "seconds": 9.0, "peak_rss_mb": 5.0}
+    parts = [
+        part | {"tokens": 300, "drafted": 90, "samples": 20},
+        part | {"tokens": 100, "drafted": 10, "samples": 20},
+        part | {"stage": "train", "tokens": 300, "drafted": 90},
+        part | {"stage": "sft", "tokens": 300, "drafted": 0, "samples": 0},
+    ]
+    (workdir / "timing.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in parts))
+    text = markdown(load(workdir))
+    assert cells(text, "profile")[2:4] == ["400", "100 (25 %, 2.5 a sample)"]
+    assert cells(text, "train")[2:4] == ["300", "90 (30 %)"]
+    assert cells(text, "sft")[2:4] == ["300", "–"]

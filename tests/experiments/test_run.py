@@ -145,7 +145,7 @@ def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out, err = completed(command(small_model, workdir))
     assert out.splitlines()[-1] == f"report: {workdir / 'report.html'}"
     # What the run decides by itself, it says.
-    assert "linear_logprob: xla on cpu" in err
+    assert "INFO: linear_logprob: xla on cpu" in err.splitlines()
     assert "micro-batches of" in err
     return workdir
 
@@ -178,6 +178,14 @@ def test_every_stage_is_done_and_timed_once(finished: Path) -> None:
     assert [line["stage"] for line in timing] == STAGES
     sampled = {"evaluate_base", "evaluate_sft", "profile", "evaluate_pivotrl", "sft", "train"}
     assert all(line["tokens"] > 0 for line in timing if line["stage"] in sampled)
+    steps = load_lines(finished / "train/metrics.jsonl")
+    own = next(line for line in timing if line["stage"] == "train")
+    counted = {"tokens": "sampled_tokens", "drafted": "drafted_tokens", "samples": "rollout_turns"}
+    for name, metric in counted.items():
+        assert own[name] == sum(step[metric] for step in steps), name
+    profiled = [read_samples(finished / "profile" / split) for split in ("train", "heldout")]
+    own = next(line for line in timing if line["stage"] == "profile")
+    assert own["samples"] == sum(store.num_rows for store in profiled) > 0
 
 
 def test_read_and_candidates_add_up(finished: Path) -> None:
