@@ -36,7 +36,7 @@ class Study:
 
     prepare: Callable[[Mesh, Settings], None]
     arms: tuple[Arm, ...]
-    factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    factors: tuple[float, ...] = (1 / 8, 1 / 2, 2.0, 8.0)
 
 
 SFT_RATE, PIVOT_RATE, EPISODE_RATE = (

@@ -7,13 +7,14 @@
     python -m experiments.run --config=experiments/textworld.py                   # one arm alone
 
 preset   hardware              time           what comes out
-study    2 CPU cores, 6 GiB    about 2 hours  trials, then all arms, three seeds: docs/study.md
-quick    2 CPU cores, 6 GiB    not run yet    every stage once; figures mean little
+study    2 CPU cores, 6 GiB    2 to 3 hours   trials, then all arms, three seeds: docs/study.md
+quick    2 CPU cores, 6 GiB    7 minutes      every stage once; figures mean little
 smoke    2 CPU cores, 6 GiB    4 minutes      the same in fewer, smaller games; figures mean nothing
 
 The first command also makes what the others read, in runs/textworld: games, expert and weak
-trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks. The
-weak trajectories are of games with two goals in four rooms, the study's own games have one goal in
+trajectories, and a base that was pre-trained on the weak ones and on reasoning-gym's tasks (35
+minutes). The study's time is an estimate: its base has grown since it was last timed. The weak
+trajectories are of games with two goals in four rooms, the study's own games have one goal in
 three. `pip install -r requirements-study.txt` comes before it.
 """
 
@@ -69,12 +70,13 @@ class World:
     steps: int
 
 
-FULL = World({"train": 400, "validation": 60, "test": 200}, 1_500, 2_500, steps=3_000)
+FULL = World({"train": 400, "validation": 60, "test": 200}, 2_000, 6_000, steps=4_000)
 WORLDS = {
     "study": FULL,
-    "quick": replace(FULL, steps=1_000),
+    "quick": replace(FULL, steps=400),
     "smoke": World({"train": 40, "validation": 4, "test": 8}, 150, 100, steps=150),
 }
+BASE = PretrainSettings(width=160, ffn=480)
 EXPERT_STYLE, WEAK_STYLES = Style(0), tuple(Style(seed) for seed in range(1, 9))
 
 
@@ -191,9 +193,8 @@ def prepare(mesh: Mesh, settings: Settings) -> None:
         play(world, home)
     model = Path(settings.model.name)
     if not model.exists():
-        pretrain(
-            list(documents(world, home)), PretrainSettings(steps=world.steps), model.parent, mesh
-        )
+        base = replace(BASE, steps=world.steps)
+        pretrain(list(documents(world, home)), base, model.parent, mesh)
 
 
 def play(world: World, home: Path) -> None:
@@ -205,7 +206,7 @@ def play(world: World, home: Path) -> None:
     others = generate(MEDIUM, {"train": world.weak_games + len(games)}, seed=1)
     known = {game.id for game in games}
     apart = [game for game in others if game.id not in known][: world.weak_games]
-    write_weak(apart, WEAK_STYLES, noise=0.5, path=weak)
+    write_weak(apart, WEAK_STYLES, noise=0.3, path=weak)
     write_expert((game for game in games if game.split == "train"), EXPERT_STYLE, expert)
 
 

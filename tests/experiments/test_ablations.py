@@ -269,8 +269,8 @@ def test_samples_of_another_arm_took_their_time_there(tmp_path, play):
     assert seconds("strict") == 10
 
 
-RATES = {"sft": [3.33e-4, 1e-3, 3e-3]}
-RATES |= {stage: [1e-4, 3e-4, 9e-4] for stage in ("train", "end_to_end")}
+RATES = {"sft": [1.25e-4, 5e-4, 2e-3, 8e-3]}
+RATES |= {stage: [3.75e-5, 1.5e-4, 6e-4, 2.4e-3] for stage in ("train", "end_to_end")}
 
 
 def test_every_arm_has_as_many_trials_that_differ_in_its_rate_alone():
@@ -284,7 +284,7 @@ def test_every_arm_has_as_many_trials_that_differ_in_its_rate_alone():
         plain = study_runs.settings_of(config, arm, 0, WORKDIR)
         configured = getattr(plain, stage).optimizer.learning_rate
         own = tune.trials(arm, textworld.STUDY.factors, configured)
-        assert [trial.name for trial in own] == [f"{arm.name}-{n}" for n in range(3)]
+        assert [trial.name for trial in own] == [f"{arm.name}-{n}" for n in range(4)]
         found = [study_runs.settings_of(config, trial, 0, WORKDIR) for trial in own]
         rates = [getattr(each, stage).optimizer.learning_rate for each in found]
         assert rates == RATES[stage]
@@ -310,7 +310,7 @@ def test_trials_of_one_policy_share_their_samples():
     }
 
 
-WON = {"pivotrl": (1, 3, 2), "strict": (2, 0, 2), "sft": (0, 0, 0)}  # of four, by trial
+WON = {"pivotrl": (1, 3, 2, 0), "strict": (2, 0, 2, 1), "sft": (0, 0, 0, 0)}  # of four, by trial
 
 
 def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, monkeypatch):
@@ -332,7 +332,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     config, study = to_config(textworld.study()), textworld.STUDY
     own = ablations.chosen(arms.ARMS, ["sft", "strict"])
     ablations.tune(config, study, own, tmp_path, 1)
-    order = ["base", *(f"{name}-{n}" for name in ("sft", "pivotrl", "strict") for n in range(3))]
+    order = ["base", *(f"{name}-{n}" for name in ("sft", "pivotrl", "strict") for n in range(4))]
     assert [name for name, _, _ in ran] == order
     assert {seed for _, seed, _ in ran} == {0}
     assert {settings.environment.split for _, _, settings in ran} == {"validation"}
@@ -341,31 +341,31 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     found = study_summary.choices(tmp_path)
     assert found["pivotrl"] == {
         "field": "train.optimizer.learning_rate",
-        "chosen": 3e-4,
+        "chosen": 1.5e-4,
         "trials": [
             {"value": rate, "greedy": wins / 4, "win_rate": wins / 4}
-            for rate, wins in zip((1e-4, 3e-4, 9e-4), WON["pivotrl"], strict=True)
+            for rate, wins in zip(RATES["train"], WON["pivotrl"], strict=True)
         ],
     }
     assert {name: row["chosen"] for name, row in found.items()} == {
-        "sft": 3.33e-4, "pivotrl": 3e-4, "strict": 1e-4,
+        "sft": 1.25e-4, "pivotrl": 1.5e-4, "strict": 3.75e-5,
     }  # fmt: skip
     after = {arm.name: arm for arm in tune.tuned(arms.ARMS, found)}
     settings = study_runs.settings_of(config, after["strict"], 1, tmp_path)
-    assert settings.train.optimizer.learning_rate == 1e-4
+    assert settings.train.optimizer.learning_rate == 3.75e-5
     assert settings.reward.updates == arms.EXACT
     assert settings.environment.split == "test"
     assert settings.profile.samples_from == str(tmp_path / "pivotrl/1")
     variants = [arm.name for arm in arms.ARMS if arm.rate_of]
     assert variants == ["reprofile", "online", "leave_one_out", "with_sft", "after_sft"]
     rates = {after[name].overrides["train.optimizer.learning_rate"] for name in variants}
-    assert rates == {3e-4}
+    assert rates == {1.5e-4}
     assert [after[arm.name] == arm for arm in arms.ARMS].count(False) == 3 + len(variants)
     play(tmp_path / "base/0", "base", {"a": [0]}, {"x1": 1})
     play(tmp_path / "strict/0", "pivotrl", {"a": [1]}, {"x1": 1})
     summary = study_summary.summary(tmp_path, [after["base"], after["strict"]])
     assert summary["strict"]["tuned"] == found["strict"]
-    assert summary["strict"]["overrides"]["train.optimizer.learning_rate"] == 1e-4
+    assert summary["strict"]["overrides"]["train.optimizer.learning_rate"] == 3.75e-5
 
 
 def test_the_choice_is_by_greedy_and_sampled_episodes_together(tmp_path, play):

@@ -27,7 +27,7 @@ PROCEDURES: Mapping[str, Procedure] = {
         {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
         ("State the final answer to the following arithmetic problem: ",),
     ),
-    "gcd": Procedure({"max_value": 60}, (" Give only the GCD as your final answer.",)),
+    "gcd": Procedure({"max_value": 99}, (" Give only the GCD as your final answer.",)),
     "leg_counting": Procedure(
         {"min_animals": 1, "max_animals": 2, "max_instances": 5},
         (

@@ -79,7 +79,7 @@ def test_the_prompts_that_are_cut_are_those_of_the_package():
 
 
 def test_a_task_without_so_many_questions_says_how_many_it_has():
-    with pytest.raises(UserError, match=r"gcd has only about 3\d\d different test questions"):
+    with pytest.raises(UserError, match=r"gcd has only about 9\d\d different test questions"):
         reasoning_questions(["gcd"], "test", 10_000, seed=0)
 
 
