@@ -135,7 +135,8 @@ def _per_time(rate: float) -> str:
 def only_decisions() -> None:
     """Logs warnings and what the run decides by itself; Orbax's INFO is a page per checkpoint."""
     absl.logging.set_verbosity(absl.logging.WARNING)
-    absl.logging.get_absl_handler().setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    # In place of absl's handler, which a process of a study lacks and which keeps its first stderr.
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     for name in DECIDING:
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -67,7 +67,7 @@ class ModelSettings:
     makes a small model of real weights for trials of the machinery (None: all)."""
 
     name: str
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     layers: int | None = None
 
 

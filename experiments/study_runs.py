@@ -95,7 +95,6 @@ def _logged(
     """`run_arm` in a process of its own, which passes for that of `command`."""
     sys.orig_argv = command
     use_compilation_cache()
-    only_decisions()
     directory = workdir / arm.name / str(seed)
     directory.mkdir(parents=True, exist_ok=True)
     with (
@@ -103,6 +102,7 @@ def _logged(
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
+        only_decisions()
         run_arm(config, arm, first, seed, workdir)
 
 

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 import numpy as np
 from jaxtyping import Float, Int
 
+from pivotrl_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -57,6 +59,12 @@ class EngineSettings:
     chunk: int = 8
     row_multiple: int = 512
     most: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            number = getattr(self, field.name)
+            if number is not None and number < 1:
+                raise UserError(f"engine.{field.name} is {number}; it must be at least 1")
 
 
 # `with device("decode"): ...` stands around a call of the devices and the wait for its results. It

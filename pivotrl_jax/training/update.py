@@ -171,9 +171,7 @@ def policy_update(
         batch: PolicyBatch,
         base: Params | None = None,
     ) -> tuple[TrainState, Metrics]:
-        samples = math.prod(batch.groups.reward_RPK.shape[-2:])
-        count = partial(loss_count, aggregation=policy.aggregation, samples=samples)
-        normaliser = jax.vmap(count)(batch.weight, batch.sample).sum()
+        normaliser = _normaliser(batch, policy)
         if sft_coef and batch.experts is None:
             raise ValueError("sft_coef is not 0, so policy_update needs the batch's experts")
         expert_tokens = jnp.float32(0) if batch.experts is None else batch.experts.weight.sum()
@@ -205,6 +203,13 @@ def policy_update(
         return apply_gradients(state, grads, optimizer), metrics
 
     return update
+
+
+def _normaliser(batch: PolicyBatch, policy: PolicySettings) -> Float[Array, ""]:
+    """`loss_count` of all micro-batches."""
+    samples = math.prod(batch.groups.reward_RPK.shape[-2:])
+    count = partial(loss_count, aggregation=policy.aggregation, samples=samples)
+    return jax.vmap(count)(batch.weight, batch.sample).sum()
 
 
 def _reference_logp(

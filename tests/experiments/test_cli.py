@@ -53,6 +53,8 @@ def one_device_run(settings: Settings, workdir: Path) -> Run:
     [
         ("--config.train.stepz=3", "steps"),
         ("--config.data.path=runs/nowhere/*.jsonl", "no trajectory file at 'runs/nowhere/*.jsonl'"),
+        ("--config.model.dtype=float31", "bfloat16"),
+        ("--config.engine.slots=0", "engine.slots is 0; it must be at least 1"),
         ("trial", "unexpected argument 'trial'"),
         ("--profile_steps=train:0-2", "write FIRST-LAST, counted from 1"),
     ],

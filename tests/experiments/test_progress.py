@@ -1,10 +1,12 @@
+import contextlib
 import io
 import json
+import logging
 
 import pytest
 from rich.console import Console
 
-from experiments.progress import Progress, duration, stage_timer
+from experiments.progress import Progress, duration, only_decisions, stage_timer
 
 
 class Clock:
@@ -73,3 +75,14 @@ def test_timing_has_a_line_for_each_finished_stage(tmp_path):
     counts = [[row[k] for k in ("stage", "tokens", "drafted", "samples")] for row in rows]
     assert counts == [["read", 0, 0, 0], ["profile", 512, 128, 64]]
     assert all(row["peak_rss_mb"] > 10 and row["seconds"] >= 0 for row in rows)
+
+
+def test_decisions_are_written_where_the_process_writes_now(monkeypatch):
+    """A study's runs have their stderr in a file of their own."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    written = io.StringIO()
+    with contextlib.redirect_stderr(written):
+        only_decisions()
+        logging.getLogger("kernels.backend").info("tree_decode: xla on cpu")
+        logging.getLogger("orbax").info("a page")
+    assert written.getvalue() == "INFO: tree_decode: xla on cpu\n"
