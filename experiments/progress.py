@@ -132,11 +132,23 @@ def _per_time(rate: float) -> str:
     return f"{rate:,.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
 
 
+class _Stderr(logging.Handler):
+    """Asks for stderr at every line: a study's runs and tests put others in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def only_decisions() -> None:
     """Logs warnings and what the run decides by itself; Orbax's INFO is a page per checkpoint."""
     absl.logging.set_verbosity(absl.logging.WARNING)
-    # In place of absl's handler, which a process of a study lacks and which keeps its first stderr.
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    root.removeHandler(absl.logging.get_absl_handler())
+    if not any(isinstance(handler, _Stderr) for handler in root.handlers):
+        handler = _Stderr()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        root.addHandler(handler)
     for name in DECIDING:
         logging.getLogger(name).setLevel(logging.INFO)
 
