@@ -100,8 +100,9 @@ def flat_update(
             hidden_RTD = hidden(params, cfg, micro.tree, "full")
             hidden_RAD, labels_RA = before_scored(hidden_RTD, micro.tree, micro.index)
             tokens = ScoredTokens(labels_RA, micro.weight, micro.sample, micro.old_logp, None)
+            head_VD = head(params, hidden_RAD.dtype)
             return grpo(
-                hidden_RAD, head(params), tokens, micro.groups, normaliser, settings,
+                hidden_RAD, head_VD, tokens, micro.groups, normaliser, settings,
                 AdvantageSettings(),
             )  # fmt: skip
 

@@ -63,7 +63,7 @@ def on_cpu() -> None:
 
 def plan_of(settings: Settings, topology: str, action: int) -> Plan:
     """Raises UserError for a model, mesh or slice that does not exist."""
-    cfg = published(settings.model.name, settings.model.dtype)
+    cfg = settings.model.configured(published(settings.model.name, settings.model.dtype))
     if settings.lora.rank:
         raise UserError(
             "plans are of updates that train all parameters, which take more memory than adapters; "
@@ -74,8 +74,6 @@ def plan_of(settings: Settings, topology: str, action: int) -> Plan:
             "plans have no room for the routes of replayed experts; set "
             "config.train.replay_routes=False"
         )
-    if settings.model.layers is not None:
-        cfg = dataclasses.replace(cfg, layers=min(settings.model.layers, cfg.layers))
     mesh = make_mesh(settings.mesh, devices(topology))
     settings.require_whole_places(mesh.shape["context"])
     longest = max(domain.text.trunk_tokens for domain in settings.domains.values())

@@ -68,9 +68,7 @@ class Run:
 
     @cached_property
     def cfg(self) -> ModelConfig:
-        layers = self.settings.model.layers
-        cfg = self.pretrained.cfg
-        return cfg if layers is None else dataclasses.replace(cfg, layers=min(layers, cfg.layers))
+        return self.settings.model.configured(self.pretrained.cfg)
 
     @cached_property
     def shardings(self) -> Params:

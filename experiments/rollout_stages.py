@@ -107,6 +107,7 @@ def _manifest(run: Run, params: Params, turns: Sequence[Turn]) -> dict[str, Any]
         # Of a large model a minute's reading, which one process does for all.
         "model": from_first(lambda: run.pretrained.fingerprint),
         "policy": fingerprint(params),
+        "matmul_precision": run.cfg.matmul_precision,
         "tokenizer": run.tokenizer.fingerprint,
         "template": {name: own.template.fingerprint for name, own in run.domains.items()},
         "candidates": candidates.hexdigest(),

@@ -8,7 +8,8 @@ from typing import Literal
 from pivotrl_jax.environments import Split
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.evaluation import EvaluationSettings
-from pivotrl_jax.models import Remat
+from pivotrl_jax.models import ModelConfig, Remat
+from pivotrl_jax.models.config import Precision
 from pivotrl_jax.models.lora import LoraSettings
 from pivotrl_jax.objectives import PolicySettings, Recipe
 from pivotrl_jax.parallel import MeshSettings
@@ -68,7 +69,13 @@ class ModelSettings:
 
     name: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    matmul_precision: Precision = "float32"
     layers: int | None = None
+
+    def configured(self, cfg: ModelConfig) -> ModelConfig:
+        """An architecture as these settings change it."""
+        layers = cfg.layers if self.layers is None else min(self.layers, cfg.layers)
+        return dataclasses.replace(cfg, layers=layers, matmul_precision=self.matmul_precision)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@
 # On a CPU, a block's scores stay in the second-level cache; on a GPU, where every step of a loop of
 # XLA's costs launches, the trunk is one block.
 BLOCKS = (
-    ("cpu", 2**31, 128),
+    ("cpu", 2**31, 1024),
     ("NVIDIA", 2**31, 2**31),
     ("TPU v5 lite", 128, 2048),
     ("", 128, 4096),

@@ -15,7 +15,7 @@ from kernels.tree_decode import TRUNK_K, TRUNK_V, append, tree_decode
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.experts import likeliest, recording
 from pivotrl_jax.models.params import LayerParams, Params
-from pivotrl_jax.models.transformer import LayerKind, embedded, layer, layer_kinds, rms_norm
+from pivotrl_jax.models.transformer import LayerKind, embedded, final_hidden, layer, layer_kinds
 from pivotrl_jax.parallel.sharding import Axes, constrain, unmerged
 from pivotrl_jax.trees.tree import causal
 
@@ -73,14 +73,14 @@ def prefill(
     if routes:
         own = [unmerged(layer_TJ, tokens_RL.shape) for layer_TJ in chosen[0]]
         routes_RLNJ = jnp.stack(own, axis=2)
-    return rms_norm(x, params.final_norm, cfg), unstack(stacked, cfg.layers), routes_RLNJ
+    return final_hidden(params, cfg, x), unstack(stacked, cfg.layers), routes_RLNJ
 
 
 def trunk_cache(cfg: ModelConfig, rows: int, length: int) -> Cache:
     """Room for the keys and values of trunks of `length` tokens."""
 
     def empty(axes: Axes, *shape: int) -> jax.Array:
-        return constrain(jnp.zeros((rows, cfg.kv_heads, *shape), cfg.dtype), *axes)
+        return constrain(jnp.zeros((rows, cfg.kv_heads, *shape), cfg.operand_dtype), *axes)
 
     return [
         LayerCache(empty(TRUNK_K, cfg.head_dim, length), empty(TRUNK_V, length, cfg.head_dim))
@@ -92,7 +92,7 @@ def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache
     """Empty caches for `size` tokens of every branch."""
 
     def empty(*shape: int) -> jax.Array:
-        zeros = jnp.zeros((rows, branches, cfg.kv_heads, *shape), cfg.dtype)
+        zeros = jnp.zeros((rows, branches, cfg.kv_heads, *shape), cfg.operand_dtype)
         return constrain(zeros, "rows", "places", "kv_heads", None, None)
 
     return [
@@ -131,7 +131,7 @@ def extend(
 
     for index, p in enumerate(layers):
         x = layer(p, cfg, x, places_QN, kinds[index].freqs, partial(attend, index))
-    return rms_norm(x, params.final_norm, cfg), grown
+    return final_hidden(params, cfg, x), grown
 
 
 def _written(
@@ -208,4 +208,4 @@ def decode_step(
     routes_RBNJ = None
     if routes:
         routes_RBNJ = jnp.stack([unmerged(own, tokens_RB.shape) for own in chosen], axis=2)
-    return rms_norm(x, params.final_norm, cfg), grown, routes_RBNJ
+    return final_hidden(params, cfg, x), grown, routes_RBNJ

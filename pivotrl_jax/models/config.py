@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -53,7 +55,9 @@ class ModelConfig:
     """A decoder-only transformer: Llama, Qwen2/2.5, Qwen3, dense or with experts, or Gemma 3.
 
     Letters as in `pivotrl_jax.dims`. `dtype` is that of activations and parameters; norms,
-    rotary embedding, attention softmax and logits are computed in float32.
+    rotary embedding, attention softmax and logits are computed in float32. A `matmul_precision` of
+    "bfloat16" rounds the operands of projections, attention and head, and of their gradients, to
+    bfloat16 where activations and parameters are float32, as JAX does on TPUs by itself.
     """
 
     name: str
@@ -79,8 +83,14 @@ class ModelConfig:
     query_scalar: int | None = None  # scores are divided by its square root; None: by sqrt(E)
     experts: ExpertConfig | None = None
     dtype: str = "float32"
+    matmul_precision: Precision = "float32"
 
     @property
     def groups(self) -> int:
         """G, the query heads that share one key/value head."""
         return self.heads // self.kv_heads
+
+    @property
+    def operand_dtype(self) -> str:
+        """Of queries, keys, values, final hidden states and the head that these meet."""
+        return "bfloat16" if self.matmul_precision == "bfloat16" else self.dtype

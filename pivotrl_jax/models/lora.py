@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models.config import ModelConfig
-from pivotrl_jax.models.params import Leaf, Params, logical_axes, shapes
+from pivotrl_jax.models.config import ModelConfig, Precision
+from pivotrl_jax.models.params import LayerParams, Leaf, Params, logical_axes, shapes
+from pivotrl_jax.models.product import product
 
 # The projections of a layer, and how many of their leading axes are contracted.
 TARGETS = {"q": 1, "k": 1, "v": 1, "o": 3, "gate": 1, "up": 1, "down": 1}
@@ -181,18 +182,32 @@ def policy_of(trained: Trained, base: Params | None) -> Params:
     return trained
 
 
-def project(x: jax.Array, leaf: Leaf, axes: str) -> jax.Array:
-    """`jnp.einsum(axes, x, W)` for a `leaf` W, and for a `LowRank` one with W + scale * A B.
+def project(x: jax.Array, leaf: Leaf, axes: str, precision: Precision = "float32") -> jax.Array:
+    """`product(axes, x, W, precision)` for a `leaf` W, for a `LowRank` one with W + scale * A B.
 
     The adapter's part goes through its rank, in the dtype of `x`; no matrix of W's size is made.
     """
     if not isinstance(leaf, LowRank):
-        return jnp.einsum(axes, x, leaf)
+        return product(axes, x, leaf, precision)
     down, up = _through_rank(axes)
     narrow = jnp.einsum(down, x, leaf.a.astype(x.dtype))
     update = jnp.einsum(up, narrow, (leaf.scale * leaf.b).astype(x.dtype))
     # By its name a backward pass may keep the sum instead of both its terms.
-    return checkpoint_name(jnp.einsum(axes, x, leaf.w) + update, PROJECTED)
+    return checkpoint_name(product(axes, x, leaf.w, precision) + update, PROJECTED)
+
+
+def rounded_projections(layers: LayerParams, cfg: ModelConfig) -> LayerParams:
+    """With the matrices that `project` takes as it multiplies them."""
+    if cfg.matmul_precision == "float32":
+        return layers
+
+    def rounded(leaf: Leaf) -> Leaf:
+        if isinstance(leaf, LowRank):
+            return replace(leaf, w=rounded(leaf.w))
+        return leaf.astype(cfg.matmul_precision)
+
+    own = {target: getattr(layers, target) for target in TARGETS}
+    return replace(layers, **{t: rounded(leaf) for t, leaf in own.items() if leaf is not None})
 
 
 def _through_rank(axes: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.parallel.sharding import Axes
@@ -153,9 +154,14 @@ def decoding_axes(cfg: ModelConfig) -> LayerParams:
     return jax.tree.map(_decoding, axes, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def head(params: Params) -> jax.Array:
-    """The output head, V D."""
-    return params.embed if params.head is None else params.head
+def head(params: Params, dtype: jnp.dtype) -> jax.Array:
+    """The output head, V D, in the dtype of the final hidden states that it multiplies."""
+    return (params.embed if params.head is None else params.head).astype(dtype)
+
+
+def head_logits(hidden: jax.Array, head_VD: Float[Array, "V D"]) -> jax.Array:
+    """Logits [..., V] of final hidden states [..., D], float32."""
+    return jnp.einsum("...d,vd->...v", hidden, head_VD, preferred_element_type=jnp.float32)
 
 
 def init(key: jax.Array, cfg: ModelConfig) -> Params:

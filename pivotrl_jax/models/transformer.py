@@ -27,7 +27,7 @@ from pivotrl_jax.models.experts import (
     replayed,
 )
 from pivotrl_jax.models.lora import PROJECTED, project
-from pivotrl_jax.models.params import LayerParams, Params, head
+from pivotrl_jax.models.params import LayerParams, Params, head, head_logits
 from pivotrl_jax.parallel.sharding import constrain, merged, unmerged
 from pivotrl_jax.trees.tree import TokenTree, causal
 
@@ -129,15 +129,16 @@ def project_qkv(
 
     Attention divides the queries' scores by sqrt(E), so they bring what a `query_scalar` changes.
     """
-    q = project(x, p.q, "...d,dhge->...hge")
-    k = project(x, p.k, "...d,dhe->...he")
-    v = project(x, p.v, "...d,dhe->...he")
+    q = project(x, p.q, "...d,dhge->...hge", cfg.matmul_precision)
+    k = project(x, p.k, "...d,dhe->...he", cfg.matmul_precision)
+    v = project(x, p.v, "...d,dhe->...he", cfg.matmul_precision)
     if p.q_bias is not None:
         q, k, v = q + p.q_bias, k + p.k_bias, v + p.v_bias
     if p.q_norm is not None:
         q, k = rms_norm(q, p.q_norm, cfg), rms_norm(k, p.k_norm, cfg)
     scale = (cfg.head_dim / (cfg.query_scalar or cfg.head_dim)) ** 0.5
-    return rotate(q, positions, freqs, scale), rotate(k, positions, freqs), v
+    q, k = rotate(q, positions, freqs, scale), rotate(k, positions, freqs)
+    return q.astype(cfg.operand_dtype), k.astype(cfg.operand_dtype), v.astype(cfg.operand_dtype)
 
 
 def layer(
@@ -158,7 +159,7 @@ def layer(
     with jax.named_scope("attention"):
         q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg), positions, freqs)
         out = merged(attend(*(unmerged(a, shape) for a in (q, k, v))))
-        y = project(out, p.o, "thge,hged->td")
+        y = project(out, p.o, "thge,hged->td", cfg.matmul_precision)
         x = x + (y if p.attn_post_norm is None else rms_norm(y, p.attn_post_norm, cfg))
     with jax.named_scope("ffn"):
         y = feed_forward(p, cfg, rms_norm(x, p.ffn_norm, cfg), pick)
@@ -171,8 +172,15 @@ def feed_forward(
 ) -> Float[Array, "T D"]:
     if cfg.experts is not None:
         return expert_layer(p, cfg.experts, x_TD, pick)
-    gate_TF, up_TF = project(x_TD, p.gate, "td,df->tf"), project(x_TD, p.up, "td,df->tf")
-    return project(ACTIVATIONS[cfg.activation](gate_TF) * up_TF, p.down, "tf,fd->td")
+    precision = cfg.matmul_precision
+    gate_TF = project(x_TD, p.gate, "td,df->tf", precision)
+    up_TF = project(x_TD, p.up, "td,df->tf", precision)
+    return project(ACTIVATIONS[cfg.activation](gate_TF) * up_TF, p.down, "tf,fd->td", precision)
+
+
+def final_hidden(params: Params, cfg: ModelConfig, x: jax.Array) -> jax.Array:
+    """What the head reads of the last layer's output [..., D], in `cfg.operand_dtype`."""
+    return rms_norm(x, params.final_norm, cfg).astype(cfg.operand_dtype)
 
 
 Remat = Literal["dots", "full"]
@@ -238,10 +246,10 @@ def hidden_and_load(
 
     layers = params.layers, layer_kinds(cfg), routes_NRTJ
     x, (load_NX, changed_NRT) = jax.lax.scan(body, x, layers)
-    return rms_norm(x, params.final_norm, cfg), load_NX, changed_NRT
+    return final_hidden(params, cfg, x), load_NX, changed_NRT
 
 
 def logits(params: Params, cfg: ModelConfig, tokens_RT: Int[Array, "R T"]) -> Float[Array, "R T V"]:
     """Next-token logits of plain causal rows, float32. For tests; losses never build them."""
     h = hidden(params, cfg, causal(tokens_RT))
-    return jnp.einsum("rtd,vd->rtv", h, head(params), preferred_element_type=jnp.float32)
+    return head_logits(h, head(params, h.dtype))

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from pivotrl_jax.models.params import Params, head
+from pivotrl_jax.models.params import Params, head, head_logits
 from pivotrl_jax.parallel import constrain, fetch, put_rows
 from pivotrl_jax.sampling.tokens import (
     Distribution,
@@ -63,6 +63,7 @@ def draft(
         expert_QS, ((0, 0), (0, size - expert_QS.shape[1])), constant_values=NO_TOKEN
     )
     zeros = jnp.zeros(expert_QS.shape, jnp.float32)
+    head_VD = head(params, hidden_QLD.dtype)
 
     def going(carry: tuple[jax.Array, Draft]) -> jax.Array:
         return (carry[0] < size) & (carry[1].accepted_QK == carry[0]).any()
@@ -72,7 +73,7 @@ def draft(
         steps_S = at + jnp.arange(BLOCK)
         labels_QS = jax.lax.dynamic_slice_in_dim(expert_QS, at, BLOCK, axis=1)
         with jax.named_scope("draft"):
-            ahead = _distributions(params, hidden_QLD, start_Q[:, None] + steps_S, settings)
+            ahead = _distributions(head_VD, hidden_QLD, start_Q[:, None] + steps_S, settings)
             tokens_QKS = _drawn(ahead, keys_QK, steps_S)
         follows = jnp.cumprod(tokens_QKS == labels_QS[:, None], axis=-1).sum(axis=-1)
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=at, axis=1)
@@ -88,7 +89,7 @@ def draft(
 
 
 def _distributions(
-    params: Params,
+    head_VD: Float[Array, "V D"],
     hidden_QLD: Float[Array, "Q L D"],
     positions_QS: Int[Array, "Q S"],
     settings: SamplingSettings,
@@ -97,8 +98,8 @@ def _distributions(
     before = jnp.clip(positions_QS - 1, 0, hidden_QLD.shape[1] - 1)[..., None]
     hidden_QSD = jnp.take_along_axis(hidden_QLD, before, axis=1)
     hidden_QSD = constrain(hidden_QSD, "rows", "places", None)
-    logits = jnp.einsum("qsd,vd->qsv", hidden_QSD, head(params), preferred_element_type=jnp.float32)
-    return distribution(constrain(logits, "rows", "places", None), settings)
+    logits_QSV = head_logits(hidden_QSD, head_VD)
+    return distribution(constrain(logits_QSV, "rows", "places", None), settings)
 
 
 def _drawn(

@@ -28,7 +28,8 @@ from pivotrl_jax.models.cache import (
 )
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.experts import UNKNOWN, route_dtype
-from pivotrl_jax.models.params import LayerParams, Params, decoding_axes, head
+from pivotrl_jax.models.lora import rounded_projections
+from pivotrl_jax.models.params import LayerParams, Params, decoding_axes, head, head_logits
 from pivotrl_jax.parallel.sharding import Axes, constrain, merged, parts, unmerged
 from pivotrl_jax.sampling.tokens import SamplingSettings, draw
 
@@ -88,16 +89,17 @@ def idle_slots(
     """
     rows = shape[0]
     zeros = jnp.zeros((*shape, settings.max_tokens), jnp.float32)
+    hidden_RLD = jnp.zeros((rows, length, cfg.width), cfg.operand_dtype)
     return Slots(
         trunk=trunk_cache(cfg, rows, length),
-        trunk_hidden_RLD=constrain(jnp.zeros((rows, length, cfg.width), cfg.dtype), *HIDDEN),
+        trunk_hidden_RLD=constrain(hidden_RLD, *HIDDEN),
         own=branch_cache(cfg, *shape, settings.max_tokens),
         drawn=Drawn(zeros.astype(jnp.int32), zeros, zeros),
         start_RB=jnp.zeros(shape, jnp.int32),
         drafted_RB=jnp.zeros(shape, jnp.int32),
         length_RB=jnp.zeros(shape, jnp.int32),
         running_RB=jnp.zeros(shape, bool),
-        hidden_RBD=jnp.zeros((*shape, cfg.width), cfg.dtype),
+        hidden_RBD=jnp.zeros((*shape, cfg.width), cfg.operand_dtype),
         keys_RB=jnp.broadcast_to(jax.random.key(0), shape),
         routes_RBSNJ=_no_routes(cfg, (*shape, settings.max_tokens)) if routes else None,
     )
@@ -184,12 +186,14 @@ def extend_trunks(
 
 @partial(jax.jit, static_argnames="cfg")
 def decoding_layers(params: Params, cfg: ModelConfig) -> list[LayerParams]:
-    """The layers one by one: a copy, made once per run of the engine rather than per chunk.
+    """The layers one by one: a copy, made once per run of the engine rather than per chunk, in the
+    dtype that they are multiplied in.
 
     Experts are divided over the devices anew, where their number allows: gathered for
     every token, as for updates, they would cost more than all the rest.
     """
-    layers, mesh = unstack(params.layers, cfg.layers), jax.sharding.get_abstract_mesh()
+    stacked, mesh = rounded_projections(params.layers, cfg), jax.sharding.get_abstract_mesh()
+    layers = unstack(stacked, cfg.layers)
     if cfg.experts is None or mesh.empty or cfg.experts.number % parts("spread_experts"):
         return layers
     axes = decoding_axes(cfg)
@@ -219,6 +223,7 @@ def advance(
     neighbours or the time it started. `layers` are `decoding_layers` of `params`.
     """
     slots = _refilled(slots, refill)
+    head_VD = head(params, slots.hidden_RBD.dtype)
 
     def going(carry: tuple[jax.Array, Slots]) -> jax.Array:
         return (carry[0] < steps) & carry[1].running_RB.any()
@@ -226,7 +231,7 @@ def advance(
     def step(carry: tuple[jax.Array, Slots]) -> tuple[jax.Array, Slots]:
         count, slots = carry
         with jax.named_scope("draw"):
-            tokens_RB, slots = _draw(params, slots, settings, ends)
+            tokens_RB, slots = _draw(head_VD, slots, settings, ends)
         with jax.named_scope("decode"):
             hidden_RBD, own, routes_RBNJ = decode_step(
                 params,
@@ -264,14 +269,12 @@ def _refilled(slots: Slots, refill: Refill) -> Slots:
 
 
 def _draw(
-    params: Params, slots: Slots, settings: SamplingSettings, ends: tuple[int, ...]
+    head_VD: Float[Array, "V D"], slots: Slots, settings: SamplingSettings, ends: tuple[int, ...]
 ) -> tuple[Int[Array, "R B"], Slots]:
     """Draws the next token of every slot; idle slots record nothing."""
     running, length = slots.running_RB, slots.length_RB
-    logits = jnp.einsum(
-        "rbd,vd->rbv", slots.hidden_RBD, head(params), preferred_element_type=jnp.float32
-    )
-    logits = merged(constrain(logits, "rows", "places", None))
+    logits_RBV = head_logits(slots.hidden_RBD, head_VD)
+    logits = merged(constrain(logits_RBV, "rows", "places", None))
     keys = jax.vmap(jax.random.fold_in)(merged(slots.keys_RB), merged(length))
     tokens, behaviour, plain = (unmerged(x, running.shape) for x in draw(keys, logits, settings))
     here = running[..., None] & (jnp.arange(settings.max_tokens) == length[..., None])

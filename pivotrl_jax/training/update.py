@@ -75,7 +75,7 @@ def token_logprobs(
     is built.
     """
     h_RAD, labels_RA = before_scored(hidden(params, cfg, tree, remat), tree, index_RA)
-    return score(h_RAD, head(params), labels_RA, temperature=temperature)
+    return score(h_RAD, head(params, h_RAD.dtype), labels_RA, temperature=temperature)
 
 
 def before_scored(
@@ -124,7 +124,7 @@ def supervised_update(
             params = policy_of(trained, base)
             h, load, _ = hidden_and_load(params, cfg, micro.tree, remat)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
-            scores = score(h_RAD, head(params), labels)
+            scores = score(h_RAD, head(params, h_RAD.dtype), labels)
             with jax.named_scope("loss"):
                 value, stats = supervised_loss(scores.logp_T, micro.weight, normaliser)
             return value, (stats.hits, jnp.sum(scores.entropy_T * micro.weight), load)
@@ -187,8 +187,9 @@ def policy_update(
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
             tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)
             with jax.named_scope("loss"):
+                head_VD = head(params, h_RAD.dtype)
                 value, stats = grpo(
-                    h_RAD, head(params), tokens, micro.groups, normaliser, policy, advantage,
+                    h_RAD, head_VD, tokens, micro.groups, normaliser, policy, advantage,
                     temperature=temperature,
                 )  # fmt: skip
             if micro.experts is None:
@@ -261,5 +262,5 @@ def expert_loss(
     """
     with jax.named_scope("expert_loss"):
         h_RAD, labels_RA = before_scored(hidden_RTD, tree, experts.index)
-        logp_RA = score(h_RAD, head(params), labels_RA).logp_T
+        logp_RA = score(h_RAD, head(params, h_RAD.dtype), labels_RA).logp_T
         return supervised_loss(logp_RA, experts.weight, normaliser)
