@@ -1,8 +1,11 @@
 """What the sampler reports of every family's samples, against plain forward passes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pivotrl_jax.models import logits
 from pivotrl_jax.parallel import MeshSettings, make_mesh
@@ -18,26 +21,28 @@ TURNS = [[(30, 30), (11, 17)], [(23, 23), (2, 5)]]
 read = jax.jit(logits, static_argnums=1)
 
 
-def test_samples_have_the_log_probs_of_a_forward_pass(family):
+@pytest.mark.parametrize(("precision", "apart"), [("float32", 1e-4), ("bfloat16", 5e-2)])
+def test_samples_have_the_log_probs_of_a_forward_pass(family, precision, apart):
+    cfg = dataclasses.replace(family.cfg, matmul_precision=precision)
     rng = np.random.default_rng(0)
-    trunks = [rng.integers(1, family.cfg.vocab, own[0][0]).astype(np.int32) for own in TURNS]
+    trunks = [rng.integers(1, cfg.vocab, own[0][0]).astype(np.int32) for own in TURNS]
     requests = [
         [Request(start, end, 100 * row + start, k) for start, end in own for k in range(SAMPLES)]
         for row, own in enumerate(TURNS)
     ]
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
     key = jax.random.key(3)
-    served = dict(sample(family.params, family.cfg, trunks, requests, key, ENDS, HOT, ENGINE, mesh))
+    served = dict(sample(family.params, cfg, trunks, requests, key, ENDS, HOT, ENGINE, mesh))
     flat, found = [], []
     for row, own in enumerate(requests):
         for request, drawn in zip(own, served[row], strict=True):
             history = trunks[row][: request.start]
             flat.append(np.pad(np.concatenate([history, drawn.tokens]), (0, SIZE))[:SIZE])
             found.append((request.start, drawn))
-    z_RTV = read(family.params, family.cfg, jnp.asarray(flat))
+    z_RTV = read(family.params, cfg, jnp.asarray(flat))
     for (start, drawn), z_TV in zip(found, z_RTV, strict=True):
         before = z_TV[start - 1 : start - 1 + len(drawn.tokens)]
         for reported, temperature in ((drawn.behaviour, HOT.temperature), (drawn.plain, 1.0)):
             logp_TV = jax.nn.log_softmax(before / temperature)
             expected = np.take_along_axis(np.asarray(logp_TV), drawn.tokens[:, None], axis=1)
-            np.testing.assert_allclose(reported, expected[:, 0], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(reported, expected[:, 0], rtol=1e-4, atol=apart)

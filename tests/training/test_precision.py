@@ -28,8 +28,8 @@ def make(tiny_cfg, tiny_params, place):
     """A model's update and its state at step 0, of the tiny policy's weights in bfloat16."""
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny_params)
 
-    def make(dtype: str):
-        cfg = dataclasses.replace(tiny_cfg, dtype=dtype)
+    def make(dtype: str, precision: str = "float32"):
+        cfg = dataclasses.replace(tiny_cfg, dtype=dtype, matmul_precision=precision)
         own = jax.tree.map(lambda x: x.astype(dtype), rounded)
         mesh, params = place(2, 1, 1, cfg=cfg, params=own)
         layout = state_shardings(OPTIMIZER, cfg, mesh)
@@ -52,9 +52,10 @@ def moved(update, state, batch, steps: int) -> np.ndarray:
     return np.concatenate(jax.tree.leaves(apart))
 
 
-def test_steps_in_bfloat16_go_where_those_in_float32_do(make, make_supervised):
+@pytest.mark.parametrize("kind", [["bfloat16"], ["float32", "bfloat16"]], ids=["all", "products"])
+def test_steps_in_bfloat16_go_where_those_in_float32_do(make, make_supervised, kind):
     batch = make_supervised(2)
-    ours, exact = (moved(*make(dtype)[:2], batch, 4) for dtype in ("bfloat16", "float32"))
+    ours, exact = (moved(*make(*kind)[:2], batch, 4) for kind in (kind, ["float32"]))
     assert np.abs(ours).max() == pytest.approx(4 * RATE, rel=0.1)
     together = ours @ exact / np.linalg.norm(ours) / np.linalg.norm(exact)
     # What differs are gradients near zero, whose sign rounding turns.
