@@ -92,7 +92,8 @@ def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache
     """Empty caches for `size` tokens of every branch."""
 
     def empty(*shape: int) -> jax.Array:
-        zeros = jnp.zeros((rows, branches, cfg.kv_heads, *shape), cfg.operand_dtype)
+        # XLA:CPU writes into bfloat16 by way of float32, whole caches at every token.
+        zeros = jnp.zeros((rows, branches, cfg.kv_heads, *shape), cfg.dtype)
         return constrain(zeros, "rows", "places", "kv_heads", None, None)
 
     return [
@@ -198,6 +199,7 @@ def decode_step(
     pick = recording(chosen) if routes else likeliest
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        k, v = (x.astype(cfg.dtype) for x in (k, v))
         k, v = append(own[index].k, own[index].v, k, v, step_RB)
         grown.append(LayerCache(k, v))
         of_trunk, window = trunk[index], kinds[index].window

@@ -155,7 +155,12 @@ def _as_roomy(x: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _set_rows(old: jax.Array, new: jax.Array, rows_Q: Int[Array, "Q"]) -> jax.Array:
-    return old.at[rows_Q].set(new, mode="drop")
+    """Row by row: for a scatter XLA:CPU would make all of bfloat16 trunks float32, and back."""
+    for row, own in zip(rows_Q, new, strict=True):
+        kept = jax.lax.dynamic_index_in_dim(old, row, keepdims=False)
+        own = jnp.where(row < len(old), own, kept)
+        old = jax.lax.dynamic_update_index_in_dim(old, own, row, axis=0)
+    return old
 
 
 @partial(jax.jit, static_argnames="cfg", donate_argnames="slots")
