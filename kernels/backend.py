@@ -60,16 +60,21 @@ def _log(op: str, chosen: str, backend: str) -> None:
 
 
 def row_major(x: jax.Array) -> jax.Array:
-    """x of bfloat16 laid out in memory with its last axis fastest, on CPU; all else as it is.
+    """x as it is, of which XLA may not choose another layout: the last axis is the fastest."""
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+
+
+def transposed(x: jax.Array) -> jax.Array:
+    """The last two axes swapped; on CPU those of bfloat16 in memory, too.
 
     XLA:CPU multiplies bfloat16 matrices in the CPU's matrix units (AMX), several times faster than
-    float32, where the axis that is summed over is the left operand's fastest. A transposed operand
-    it would rather read as it lies.
+    float32, where the axis that is summed over is the left operand's fastest. Left to itself it
+    reads a transposed operand as it lies.
     """
+    x = x.swapaxes(-1, -2)
     mesh = jax.sharding.get_abstract_mesh()
-    if x.dtype != jnp.bfloat16 or device()[0] != "cpu" or not (mesh.empty or mesh.size == 1):
-        return x
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    alone = mesh.empty or mesh.size == 1
+    return row_major(x) if x.dtype == jnp.bfloat16 and alone and device()[0] == "cpu" else x
 
 
 def on_mesh(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kernels.backend import row_major
+from kernels.backend import transposed
 from kernels.tree_attention import blocked
 from kernels.tree_attention.blocks import Blocks
 from kernels.tree_attention.reference import MASKED
@@ -112,8 +112,8 @@ def differentiate(
             d_scores = (probs * (d_probs - delta)).astype(q.dtype)
             probs = probs.astype(v.dtype)
             new = (
-                jnp.einsum("hkq,hqe->hke", row_major(d_scores.swapaxes(1, 2)), q, **F32),
-                jnp.einsum("hkq,hqe->hke", row_major(probs.swapaxes(1, 2)), d_out, **F32),
+                jnp.einsum("hkq,hqe->hke", transposed(d_scores), q, **F32),
+                jnp.einsum("hkq,hqe->hke", transposed(probs), d_out, **F32),
             )
             grown = [
                 _put(x, _block(x, row, j, blocks.keys) + y, row, j, blocks.keys)

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
-from kernels.backend import device, on_mesh
+from kernels.backend import device, on_mesh, row_major
 from pivotrl_jax.parallel.sharding import Axes
 
 SLOTS: Axes = ("rows", "places", "kv_heads")
@@ -45,17 +44,12 @@ def slot_by_slot(
     def put(number: jax.Array, caches: Caches) -> Caches:
         at = (number // slots, number % slots)
         zero = jnp.zeros_like(number)
-        own_k, own_v = map(_as_they_lie, caches)
+        own_k, own_v = map(row_major, caches)
         column, line = k[at][None, None, :, :, None], v[at][None, None, :, None]
         place_k, place_v = (*at, zero, zero, step[at]), (*at, zero, step[at], zero)
         return (
-            _as_they_lie(jax.lax.dynamic_update_slice(own_k, column, place_k)),
-            _as_they_lie(jax.lax.dynamic_update_slice(own_v, line, place_v)),
+            row_major(jax.lax.dynamic_update_slice(own_k, column, place_k)),
+            row_major(jax.lax.dynamic_update_slice(own_v, line, place_v)),
         )
 
     return jax.lax.fori_loop(0, rows * slots, put, (own_k, own_v))
-
-
-def _as_they_lie(x: jax.Array) -> jax.Array:
-    """Keeps XLA from choosing a layout for the small slices that are written."""
-    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
