@@ -7,7 +7,7 @@
 
 preset   hardware                    time        what comes out
 smoke    2 CPU cores, 10 GiB         2 minutes   every stage once; figures mean nothing
-laptop   2 CPU cores, 10 GiB         14 to 22 min the table in README.md
+laptop   2 CPU cores, 10 GiB         13 minutes  the table in README.md
 host     one accelerator host        not run yet
 pod      TPU pod or GPU hosts        not run yet
 """

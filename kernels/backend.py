@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel.sharding import Axes, spec
@@ -64,17 +65,19 @@ def row_major(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
 
 
-def transposed(x: jax.Array) -> jax.Array:
-    """The last two axes swapped; on CPU those of bfloat16 in memory, too.
+def transposed_dot(x: Float[Array, "*B T I"], y: Float[Array, "*B T J"]) -> Float[Array, "*B I J"]:
+    """The transpose of x times y, float32.
 
     XLA:CPU multiplies bfloat16 matrices in the CPU's matrix units (AMX), several times faster than
     float32, where the axis that is summed over is the left operand's fastest. Left to itself it
     reads a transposed operand as it lies.
     """
-    x = x.swapaxes(-1, -2)
     mesh = jax.sharding.get_abstract_mesh()
     alone = mesh.empty or mesh.size == 1
-    return row_major(x) if x.dtype == jnp.bfloat16 and alone and device()[0] == "cpu" else x
+    axes = "...ti,...tj->...ij"
+    if x.dtype == jnp.bfloat16 and alone and device()[0] == "cpu":
+        x, axes = row_major(x.swapaxes(-1, -2)), "...it,...tj->...ij"
+    return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
 
 
 def on_mesh(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from kernels.backend import transposed
+from kernels.backend import transposed_dot
 from kernels.linear_logprob.partials import NEGATIVE, Partials, merge, of_block
 from kernels.linear_logprob.reference import LogProbs, logits
 
@@ -92,8 +92,7 @@ def gradients(
         # Overlapped rows have given to d_hidden already; in d_head they are rewritten unchanged.
         fresh_VD = jnp.where(fresh_V[:, None], weights_VD, 0)
         d_hidden_TD += jnp.einsum("TV,VD->TD", d_z_TV, fresh_VD, preferred_element_type=jnp.float32)
-        d_z_VT = transposed(d_z_TV)
-        d_block_VD = jnp.einsum("VT,TD->VD", d_z_VT, hidden_TD, preferred_element_type=jnp.float32)
+        d_block_VD = transposed_dot(d_z_TV, hidden_TD)
         return d_hidden_TD, lax.dynamic_update_slice_in_dim(
             d_head_VD, d_block_VD.astype(d_head_VD.dtype), rows_V[0], axis=0
         )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kernels.backend import transposed
+from kernels.backend import transposed_dot
 from kernels.tree_attention import blocked
 from kernels.tree_attention.blocks import Blocks
 from kernels.tree_attention.reference import MASKED
@@ -111,10 +111,7 @@ def differentiate(
             d_probs = jnp.einsum("hqe,hke->hqk", d_out, v, **F32)
             d_scores = (probs * (d_probs - delta)).astype(q.dtype)
             probs = probs.astype(v.dtype)
-            new = (
-                jnp.einsum("hkq,hqe->hke", transposed(d_scores), q, **F32),
-                jnp.einsum("hkq,hqe->hke", transposed(probs), d_out, **F32),
-            )
+            new = transposed_dot(d_scores, q), transposed_dot(probs, d_out)
             grown = [
                 _put(x, _block(x, row, j, blocks.keys) + y, row, j, blocks.keys)
                 for x, y in zip(d_kv, new, strict=True)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.backend import transposed
+from kernels.backend import transposed_dot
 from pivotrl_jax.models.config import Precision
 
 
@@ -40,7 +40,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x_TD, w_DF = operands
     d_x_TD = _einsum("tf,df->td", d_y_TF, w_DF)
-    d_w_DF = _einsum("dt,tf->df", transposed(x_TD.astype(jnp.bfloat16)), d_y_TF)
+    d_w_DF = transposed_dot(x_TD.astype(jnp.bfloat16), d_y_TF.astype(jnp.bfloat16))
     return d_x_TD.astype(x_TD.dtype), d_w_DF.astype(w_DF.dtype)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from kernels.grouped_dot import grouped_dot
 from kernels.grpo import AdvantageSettings, Groups, ScoredTokens
@@ -27,6 +27,7 @@ from kernels.tree_attention import pallas as tree_attention
 from kernels.tree_decode import pallas as tree_decode
 from kernels.tree_decode.blocks import keys_per_block
 from pivotrl_jax.objectives import PolicySettings
+from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.trees import TokenTree
 
 # A function and its abstract arguments.
@@ -37,7 +38,8 @@ TOKENS, WIDTH, VOCAB = 4096, 2560, 151_936
 
 
 def on(device: jax.Device, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
+    mesh = make_mesh(MeshSettings(), [device])
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
 
 def linear_logprob(device: jax.Device) -> Case:
@@ -167,7 +169,8 @@ OPS: dict[str, Callable[[jax.Device], Case]] = {
 def temporary_mib(topology: str, op: str) -> float:
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     function, arguments = OPS[op](device)
-    memory = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    with jax.set_mesh(make_mesh(MeshSettings(), [device])):
+        memory = jax.jit(function).lower(*arguments).compile().memory_analysis()
     assert memory is not None
     return memory.temp_size_in_bytes / 2**20
 

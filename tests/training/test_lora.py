@@ -1,5 +1,6 @@
 """Updates that train adapters: what they change, what they keep, and on which devices."""
 
+import dataclasses
 from functools import partial
 from typing import NoReturn
 
@@ -173,7 +174,8 @@ def test_a_frozen_base_in_bfloat16_counts_as_memory(tiny_cfg, place, setup, make
     """SFT; adapters and moments stay in float32."""
     mesh, base, layout, state = setup(1, 1, 1)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base)
-    update = supervised_update(tiny_cfg, OPTIMIZER, layout, "full")
+    cfg = dataclasses.replace(tiny_cfg, dtype="bfloat16")
+    update = supervised_update(cfg, OPTIMIZER, layout, "full")
     batch = make_supervised(4)
     with jax.set_mesh(mesh):
         size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
