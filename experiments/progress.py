@@ -144,7 +144,10 @@ def only_decisions() -> None:
     absl.logging.set_verbosity(absl.logging.WARNING)
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
-    root.removeHandler(absl.logging.get_absl_handler())
+    for own in [*root.handlers]:
+        # absl's, or one that a library has made in a process of a study, which absl has not begun.
+        if type(own) in (logging.StreamHandler, absl.logging.ABSLHandler):
+            root.removeHandler(own)
     if not any(isinstance(handler, _Stderr) for handler in root.handlers):
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))

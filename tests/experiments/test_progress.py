@@ -79,13 +79,13 @@ def test_timing_has_a_line_for_each_finished_stage(tmp_path):
 
 def test_decisions_are_written_where_the_process_writes_now(monkeypatch):
     """A study's runs have their stderr in a file of their own; handlers of others stay."""
-    other = logging.NullHandler()
-    monkeypatch.setattr(logging.getLogger(), "handlers", [other])
-    written = io.StringIO()
+    other, written, early = logging.NullHandler(), io.StringIO(), io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [other, logging.StreamHandler(early)])
     only_decisions()
     with contextlib.redirect_stderr(written):
         only_decisions()
         logging.getLogger("kernels.backend").info("tree_decode: xla on cpu")
         logging.getLogger("orbax").info("a page")
     assert written.getvalue() == "INFO: tree_decode: xla on cpu\n"
+    assert early.getvalue() == ""
     assert other in logging.getLogger().handlers
