@@ -40,7 +40,7 @@ def laptop(name: str, data: DataSettings, text: TextSettings, reward: RewardSett
         seed=0,
         data=data,
         text=text,
-        # CPUs with matrix units for bfloat16 take half the time; others lose nothing.
+        # Up to twice as fast where a CPU has matrix units for bfloat16; float32 is more exact.
         model=ModelSettings(name="SmolLM2-135M-Instruct", matmul_precision="bfloat16"),
         mesh=MeshSettings(),
         # On a CPU a slot costs its arithmetic whether its sample goes on or has ended, so that a

@@ -136,7 +136,10 @@ class _Stderr(logging.Handler):
     """Asks for stderr at every line: a study's runs and tests put others in its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        try:
+            print(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
 
 
 def only_decisions() -> None:

@@ -59,9 +59,8 @@ def _differing(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(f"{directory} holds no profile to take samples from ({error})") from error
     here = json.loads(json.dumps(manifest))
-    return [
-        name for name in here if name not in ("reward", "truncated") and here[name] != there[name]
-    ]
+    names = sorted((here.keys() | there.keys()) - {"reward", "truncated"})
+    return [name for name in names if here.get(name) != there.get(name)]
 
 
 def _judged(

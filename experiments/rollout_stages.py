@@ -103,11 +103,12 @@ def profile_stage(
 def _manifest(run: Run, params: Params, turns: Sequence[Turn]) -> dict[str, Any]:
     settings = run.settings
     candidates = hashlib.sha256("\n".join(f"{t.id} {t.start} {t.end}" for t in turns).encode())
-    return {
+    # Profiles from before there was a choice are float32 and say nothing.
+    precision = run.cfg.matmul_precision
+    return ({} if precision == "float32" else {"matmul_precision": precision}) | {
         # Of a large model a minute's reading, which one process does for all.
         "model": from_first(lambda: run.pretrained.fingerprint),
         "policy": fingerprint(params),
-        "matmul_precision": run.cfg.matmul_precision,
         "tokenizer": run.tokenizer.fingerprint,
         "template": {name: own.template.fingerprint for name, own in run.domains.items()},
         "candidates": candidates.hexdigest(),

@@ -65,7 +65,8 @@ class TextSettings:
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
     """`name` as `models.pretrained.resolve` takes it; `layers` keeps only the first of them, which
-    makes a small model of real weights for trials of the machinery (None: all)."""
+    makes a small model of real weights for trials of the machinery (None: all). `matmul_precision`
+    as `models.ModelConfig` has it."""
 
     name: str
     dtype: Literal["float32", "bfloat16"] = "float32"

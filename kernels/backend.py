@@ -70,7 +70,7 @@ def transposed_dot(x: Float[Array, "*B T I"], y: Float[Array, "*B T J"]) -> Floa
 
     XLA:CPU multiplies bfloat16 matrices in the CPU's matrix units (AMX), several times faster than
     float32, where the axis that is summed over is the left operand's fastest. Left to itself it
-    reads a transposed operand as it lies.
+    reads a transposed operand as it lies. Of several devices' arrays no layout can be asked for.
     """
     mesh = jax.sharding.get_abstract_mesh()
     alone = mesh.empty or mesh.size == 1

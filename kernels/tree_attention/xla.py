@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from kernels.backend import transposed_dot
 from kernels.tree_attention import blocked
@@ -45,7 +45,6 @@ def attend(
     blocks: Blocks,
 ) -> tuple[Float[Array, "R H G T E"], Float[Array, "R H G T"]]:
     """A running softmax for one block of queries after the other (Milakov and Gimelshein 2018)."""
-    groups = q_RHGTE.shape[2]
     count_RI, order_RIJ = visits(seen(sights_R14T, blocks, k_RHTE.shape[2]))
 
     def of_block(row: jax.Array, i: jax.Array, done: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -55,8 +54,7 @@ def attend(
             largest, total, out = so_far
             j = order_RIJ[row, i, n]
             k, v = (_block(x, row, j, blocks.keys) for x in (k_RHTE, v_RHTE))
-            scores = jnp.einsum("hqe,hke->hqk", q, k, **F32) * q.shape[-1] ** -0.5
-            scores = jnp.where(_mask(sights_R14T[row, 0], i, j, blocks, groups), scores, MASKED)
+            scores = _scores(q, k, sights_R14T[row, 0], i, j, blocks)
             # A query that has seen nothing yet sums up ones; its first key scales them to zero.
             new = jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
             weights, scale = jnp.exp(scores - new), jnp.exp(largest - new)
@@ -89,12 +87,7 @@ def differentiate(
     delta_RHGT: Float[Array, "R H G T"],
     blocks: Blocks,
 ) -> tuple[Float[Array, "R H G T E"], Float[Array, "R H T E"], Float[Array, "R H T E"]]:
-    """Gradients of queries block by block; those of keys and values grow with every visit.
-
-    Scores are made with keys before queries, so that two of the three products of their gradients
-    sum over the last axis, which is what matrix units take without a transpose.
-    """
-    groups = q_RHGTE.shape[2]
+    """Gradients of queries block by block; those of keys and values grow with every visit."""
     count_RI, order_RIJ = visits(seen(sights_R14T, blocks, k_RHTE.shape[2]))
     of_queries = (q_RHGTE, d_out_RHGTE, lse_RHGT[..., None], delta_RHGT[..., None])
 
@@ -105,9 +98,7 @@ def differentiate(
             d_q, *d_kv = so_far
             j = order_RIJ[row, i, n]
             k, v = (_block(x, row, j, blocks.keys) for x in (k_RHTE, v_RHTE))
-            scores = jnp.einsum("hqe,hke->hqk", q, k, **F32) * q.shape[-1] ** -0.5
-            mask = _mask(sights_R14T[row, 0], i, j, blocks, groups)
-            probs = jnp.exp(jnp.where(mask, scores, MASKED) - lse)
+            probs = jnp.exp(_scores(q, k, sights_R14T[row, 0], i, j, blocks) - lse)
             d_probs = jnp.einsum("hqe,hke->hqk", d_out, v, **F32)
             d_scores = (probs * (d_probs - delta)).astype(q.dtype)
             probs = probs.astype(v.dtype)
@@ -158,12 +149,19 @@ def _put(
     return jax.lax.dynamic_update_slice(x, block, at)
 
 
-def _mask(
-    sights_4T: Int[Array, "4 T"], i: jax.Array, j: jax.Array, blocks: Blocks, groups: int
-) -> Bool[Array, "Q K"]:
-    """Which keys of block `j` the queries of block `i` see, those of all query heads."""
+def _scores(
+    q: Float[Array, "H Q E"],
+    k: Float[Array, "H K E"],
+    sights_4T: Int[Array, "4 T"],
+    i: jax.Array,
+    j: jax.Array,
+    blocks: Blocks,
+) -> Float[Array, "H Q K"]:
+    """Masked and scaled scores, float32."""
     sights = jax.lax.dynamic_slice_in_dim(sights_4T, i * blocks.queries, blocks.queries, axis=1)
     first, prefix, own, end = sights[:, :, None]
     key = j * blocks.keys + jnp.arange(blocks.keys)
     mask = ((key >= first) & (key < prefix)) | ((key >= own) & (key < end))
-    return jnp.tile(mask, (groups, 1))
+    mask = jnp.tile(mask, (q.shape[1] // blocks.queries, 1))
+    scores = jnp.einsum("hqe,hke->hqk", q, k, **F32) * q.shape[-1] ** -0.5
+    return jnp.where(mask, scores, MASKED)

@@ -4,8 +4,8 @@
 # holds. A step of the grid costs a third of a microsecond, in which HBM delivers what 2,048 keys
 # and values of width 128 take on v5e and more elsewhere; and queries x tokens scores in float32,
 # several times over, stay within 16 MiB of VMEM.
-# On a CPU, a block's scores stay in the second-level cache; on a GPU, where every step of a loop of
-# XLA's costs launches, the trunk is one block.
+# On a CPU, a loop over small blocks costs more than scores that leave the cache; on a GPU, where
+# every step of a loop of XLA's costs launches, the trunk is one block.
 BLOCKS = (
     ("cpu", 2**31, 1024),
     ("NVIDIA", 2**31, 2**31),

@@ -92,7 +92,7 @@ def branch_cache(cfg: ModelConfig, rows: int, branches: int, size: int) -> Cache
     """Empty caches for `size` tokens of every branch."""
 
     def empty(*shape: int) -> jax.Array:
-        # XLA:CPU writes into bfloat16 by way of float32, whole caches at every token.
+        # Not `operand_dtype`: XLA:CPU writes into bfloat16 by way of float32, at every token all.
         zeros = jnp.zeros((rows, branches, cfg.kv_heads, *shape), cfg.dtype)
         return constrain(zeros, "rows", "places", "kv_heads", None, None)
 

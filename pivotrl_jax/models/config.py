@@ -57,7 +57,8 @@ class ModelConfig:
     Letters as in `pivotrl_jax.dims`. `dtype` is that of activations and parameters; norms,
     rotary embedding, attention softmax and logits are computed in float32. A `matmul_precision` of
     "bfloat16" rounds the operands of projections, attention and head, and of their gradients, to
-    bfloat16 where activations and parameters are float32, as JAX does on TPUs by itself.
+    bfloat16 where activations and parameters are float32, as JAX does on TPUs by itself; experts,
+    routers and adapters stay as they are.
     """
 
     name: str

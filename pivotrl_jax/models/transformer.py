@@ -158,7 +158,8 @@ def layer(
 
     with jax.named_scope("attention"):
         q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg), positions, freqs)
-        out = merged(attend(*(unmerged(a, shape) for a in (q, k, v))))
+        # What follows is in the dtype of x, whatever attention multiplied.
+        out = merged(attend(*(unmerged(a, shape) for a in (q, k, v)))).astype(x.dtype)
         y = project(out, p.o, "thge,hged->td", cfg.matmul_precision)
         x = x + (y if p.attn_post_norm is None else rms_norm(y, p.attn_post_norm, cfg))
     with jax.named_scope("ffn"):

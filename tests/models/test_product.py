@@ -1,5 +1,7 @@
 """Projections at either precision, against einsum of operands that were rounded by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,20 @@ def test_weights_in_bfloat16_give_the_same_product():
     y = product("td,df->tf", x, w.astype(jnp.bfloat16), "bfloat16")
     np.testing.assert_array_equal(y, product("td,df->tf", x, w, "bfloat16"))
     assert y.dtype == jnp.float32
+
+
+def test_a_backward_pass_that_keeps_products_makes_none_twice():
+    """Three: the product and both gradients, at either precision."""
+    x, w, _ = operands("td,df->tf")
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    for precision in ("float32", "bfloat16"):
+
+        @partial(jax.checkpoint, policy=policy)
+        def square(x, w, precision=precision):
+            return (product("td,df->tf", x, w, precision) ** 2).sum()
+
+        steps = str(jax.make_jaxpr(jax.grad(square, (0, 1)))(x, w))
+        assert steps.count("dot_general[") == 3
 
 
 @pytest.mark.parametrize(
