@@ -115,6 +115,8 @@ def study() -> Settings:
     return replace(
         base,
         preset="study",
+        # As docs/sql/study.md has it.
+        model=replace(base.model, matmul_precision="float32"),
         data=DataSettings(path=str(EXPERT), limit=200, heldout_share=0.1),
         text=replace(base.text, trunk_tokens=768),
         engine=EngineSettings(rows=24, slots=192, row_multiple=256),
