@@ -120,7 +120,7 @@ def study() -> Settings:
         data=DataSettings(path=str(EXPERT), limit=200, heldout_share=0.1),
         text=replace(base.text, trunk_tokens=768),
         engine=EngineSettings(rows=24, slots=192, row_multiple=256),
-        sft=replace(base.sft, epochs=1, save_every=50),
+        sft=replace(base.sft, epochs=1, save_every=50, remat="dots"),
         profile=replace(base.profile, samples=8, sampling=sampling),
         train=replace(
             base.train,
@@ -128,6 +128,7 @@ def study() -> Settings:
             rows=4,
             pivots_per_row=2,
             save_every=20,
+            remat="dots",
             sampling=sampling,
             optimizer=replace(base.train.optimizer, warmup_steps=2),
         ),
