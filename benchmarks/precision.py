@@ -25,7 +25,7 @@ from benchmarks.command import one_device, parser, run
 from benchmarks.decode import Shape, decoding
 from benchmarks.table import Row, report
 from benchmarks.timing import medians
-from pivotrl_jax.models import ModelConfig, Params, logical_axes, shapes
+from pivotrl_jax.models import ModelConfig, Params, Remat, logical_axes, shapes
 from pivotrl_jax.models.cache import prefill
 from pivotrl_jax.models.config import Precision
 from pivotrl_jax.models.pretrained import Pretrained, resolve
@@ -39,7 +39,8 @@ TEXT = Path(__file__).with_name("README.md")
 SLOTS, STEPS = 32, 32
 TOKENS, QUICK_TOKENS, QUICK_LAYERS = 1536, 512, 4
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
-WORKS = ("gradient", "prefill", "decoding")
+GRADIENTS: dict[str, Remat] = {"gradient": "dots", "gradient, remat full": "full"}
+WORKS = (*GRADIENTS, "prefill", "decoding")
 COLUMNS = (
     "work", "layers", "tokens", "seconds_float32", "seconds_bfloat16", "speedup", "logp_gap",
     "logp_mean_gap", "gradient_gap",
@@ -48,12 +49,14 @@ COLUMNS = (
 Found = tuple[jax.Array, Params]  # log-probs of the text, and gradients of their mean
 
 
-def learning(cfg: ModelConfig, tokens_T: Int[Array, "T"]) -> Callable[[Params], Found]:
-    """Log-probs of all tokens but the first, and the gradients of their mean."""
+def learning(
+    cfg: ModelConfig, params: Params, tokens_T: Int[Array, "T"], remat: Remat
+) -> Callable[[Any], Found]:
+    """A side: log-probs of all tokens but the first, and the gradients of their mean."""
     tree, index_RA = causal(tokens_T[None]), jnp.arange(1, len(tokens_T))[None]
 
     def mean(params: Params) -> tuple[jax.Array, jax.Array]:
-        logp_RA = token_logprobs(params, cfg, tree, index_RA).logp_T
+        logp_RA = token_logprobs(params, cfg, tree, index_RA, remat=remat).logp_T
         return logp_RA.mean(), logp_RA
 
     @jax.jit
@@ -61,19 +64,20 @@ def learning(cfg: ModelConfig, tokens_T: Int[Array, "T"]) -> Callable[[Params], 
         (_, logp_RA), grads = jax.value_and_grad(mean, has_aux=True)(params)
         return logp_RA, grads
 
-    return learn
+    return lambda _: learn(params)
 
 
 def sides(
     cfg: ModelConfig, params: Params, tokens_T: Int[Array, "T"]
 ) -> dict[str, Callable[[Any], Any]]:
     """Of one precision, each from what it returned last."""
-    learn, read = learning(cfg, tokens_T), jax.jit(prefill, static_argnums=1)
+    learn = {name: learning(cfg, params, tokens_T, remat) for name, remat in GRADIENTS.items()}
+    read = jax.jit(prefill, static_argnums=1)
     decode = decoding(
         params, decoding_layers(params, cfg), cfg, Shape(1, SLOTS, len(tokens_T), STEPS)
     )
     return {
-        "gradient": lambda _: learn(params),
+        **learn,
         "prefill": lambda _: read(params, cfg, tokens_T[None]),
         "decoding": lambda slots: decode(slots or {}),
     }
@@ -108,7 +112,7 @@ def rows(cfg: ModelConfig, params: Params, tokens_T: Int[Array, "T"], rounds: in
             "seconds_float32": seconds[exact],
             "seconds_bfloat16": seconds[rounded],
             "speedup": seconds[exact] / seconds[rounded],
-            **(gaps(found[exact], found[rounded]) if work == "gradient" else {}),
+            **(gaps(found[exact], found[rounded]) if work in GRADIENTS else {}),
         }
 
 
