@@ -24,15 +24,8 @@ from benchmarks.timing import medians
 from pivotrl_jax.models import ModelConfig, Params, init
 from pivotrl_jax.models.presets import SMOLLM2_135M
 from pivotrl_jax.sampling import SamplingSettings
-from pivotrl_jax.sampling.engine import (
-    Drawn,
-    Refill,
-    Slots,
-    advance,
-    decoding_layers,
-    idle_slots,
-    load_trunks,
-)
+from pivotrl_jax.sampling.engine import advance, decoding_layers, load_trunks
+from pivotrl_jax.sampling.slots import Drawn, Refill, Slots, idle_slots
 
 TRUNK, STEPS = 1024, 32
 # Trunks in memory, and slots of each.

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ MODEL = "SmolLM2-135M-Instruct"
 TEXT = Path(__file__).with_name("README.md")
 SLOTS, STEPS = 32, 32
 TOKENS, QUICK_TOKENS, QUICK_LAYERS = 1536, 512, 4
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 GRADIENTS: dict[str, Remat] = {"gradient": "dots", "gradient, remat full": "full"}
 WORKS = (*GRADIENTS, "prefill", "decoding")
 COLUMNS = (

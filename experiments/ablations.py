@@ -38,7 +38,7 @@ from experiments.run import CONFIG, WORKDIR, XLA_FLAGS, friendly
 from experiments.settings import Settings
 from experiments.study_runs import Work, run_all, settings_of
 from experiments.study_summary import choices, summary
-from experiments.tune import VALIDATION, choice, trials, tuned, with_overrides
+from experiments.tune import VALIDATION, choice, require_choices, trials, tuned, with_overrides
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import make_mesh, set_flags
 
@@ -121,6 +121,8 @@ def main(argv: list[str]) -> None:
     require_cpu(JOBS.value)
     use_compilation_cache()
     arms = chosen(study.arms, CHOSEN.value)
+    if not TUNE.value:
+        require_choices(arms, choices(workdir), workdir / "tune")
     mesh = make_mesh(settings.mesh)
     with jax.set_mesh(mesh):
         study.prepare(mesh, settings)

@@ -22,6 +22,7 @@ from pivotrl_jax.parallel import abstract_rows, placed, row_shards, shardings
 from pivotrl_jax.pivots import Rollouts, Turn
 from pivotrl_jax.sampling import Request, Sample, engine
 from pivotrl_jax.sampling.sampler import engine_shape
+from pivotrl_jax.sampling.slots import Drawn, Refill, Slots, idle_slots
 from pivotrl_jax.training import (
     PolicyBatch,
     abstract_state,
@@ -82,12 +83,12 @@ class Sampling:
         self.settings = plan.settings.train.sampling
         self.shape, self.length = engine_shape(plan.requests, plan.settings.engine, plan.mesh)
 
-    def idle(self) -> engine.Slots:
+    def idle(self) -> Slots:
         static = (self.plan.cfg, self.settings, self.shape, self.length)
         # Without arguments, only the mesh itself tells for which devices.
         with jax.set_mesh(self.plan.mesh):
-            compiled = engine.idle_slots.lower(*static).compile()
-        return outputs(compiled, jax.eval_shape(partial(engine.idle_slots, *static)))
+            compiled = idle_slots.lower(*static).compile()
+        return outputs(compiled, jax.eval_shape(partial(idle_slots, *static)))
 
     def layers(self) -> Any:
         compiled = engine.decoding_layers.lower(self.params, self.plan.cfg).compile()
@@ -97,12 +98,12 @@ class Sampling:
     def rows(self, *shape: int, dtype: Any = jnp.int32) -> Any:
         return abstract_rows(jax.ShapeDtypeStruct(shape, dtype), self.plan.mesh)
 
-    def prefill(self, slots: engine.Slots) -> jax.stages.Lowered:
+    def prefill(self, slots: Slots) -> jax.stages.Lowered:
         batch = row_shards(self.plan.mesh)
         trunks, places = self.rows(batch, self.length), self.rows(batch)
         return engine.load_trunks.lower(self.params, self.plan.cfg, slots, trunks, places)
 
-    def decode(self, slots: engine.Slots, layers: Any) -> jax.stages.Lowered:
+    def decode(self, slots: Slots, layers: Any) -> jax.stages.Lowered:
         rows, branches = self.shape
         number = self.rows(rows, branches)
         cap = (rows, branches, self.settings.max_tokens)
@@ -110,8 +111,8 @@ class Sampling:
             self.rows(rows, branches, dtype=kind) for kind in (bool, jax.random.key(0).dtype)
         )
         logs = self.rows(*cap, dtype=jnp.float32)
-        drawn = engine.Drawn(self.rows(*cap), logs, logs)
-        refill = engine.Refill(flags, number, number, drawn, keys)
+        drawn = Drawn(self.rows(*cap), logs, logs)
+        refill = Refill(flags, number, number, drawn, keys)
         return engine.advance.lower(
             self.params, layers, self.plan.cfg, slots, refill, self.settings, ENDS,
             self.plan.settings.engine.chunk,

@@ -101,7 +101,7 @@ def host(base: Settings, text: TextSettings) -> Settings:
         data=replace(base.data, limit=None),
         text=text,
         model=ModelSettings(name="hub:Qwen/Qwen3-1.7B", dtype="bfloat16"),
-        sft=replace(base.sft, rows=8, row_multiple=2048, remat="full"),
+        sft=replace(base.sft, rows=8, row_multiple=2048),
         engine=EngineSettings(rows=16, slots=256, chunk=64, row_multiple=2048),
         profile=ProfileSettings(samples=16, sampling=sampling),
         train=replace(
@@ -110,7 +110,6 @@ def host(base: Settings, text: TextSettings) -> Settings:
             rows=16,
             samples=16,
             row_multiple=2048,
-            remat="full",
             optimizer=OptimizerSettings(learning_rate=1e-6),
             sampling=sampling,
         ),

@@ -104,7 +104,7 @@ def _seconds(run: Path) -> float:
 
 def _profiled(run: Path) -> str:
     """The policy that was profiled first."""
-    return json.loads((run / "profile" / "manifest.json").read_text())["policy"]
+    return json.loads((run / "profile/train/manifest.json").read_text())["policy"]
 
 
 def _timed(run: Path, stages: Sequence[str]) -> float:

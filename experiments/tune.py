@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.arms import PIVOT_RATE, Arm
 from experiments.study_summary import figures
+from pivotrl_jax.errors import UserError
 
 # A choice is made by episodes; everything else is measured as little as possible.
 VALIDATION: Mapping[str, Any] = {
@@ -60,6 +61,16 @@ def choice(own: Sequence[Arm], workdir: Path) -> dict[str, Any]:
 def _tried(rate: float, run: Path) -> dict[str, Any]:
     won = figures(run)["in_domain"]
     return {"value": rate, **won, "win_rate": float(np.mean(list(won.values())))}
+
+
+def require_choices(arms: Sequence[Arm], found: Mapping[str, Any], place: Path) -> None:
+    """UserError for an arm with trials in `place` that chose nothing yet."""
+    for arm in arms:
+        if arm.name not in found and any(place.glob(f"{arm.name}-*")):
+            raise UserError(
+                f"{place} holds trials of arm {arm.name} and tuned.json beside it has no rate for "
+                "it: finish them with --tune, or delete the folder to take the configured rates"
+            )
 
 
 def tuned(arms: Sequence[Arm], found: Mapping[str, Any]) -> list[Arm]:

@@ -48,7 +48,7 @@ GOLDEN = Path(__file__).parent / "models" / "golden"
 # Every family of models, each with all of its features in a small model that Hugging Face
 # transformers made (models/make_golden.py). One more name here is one more row of all tests that
 # take `family`: logits, trees, sampling, files.
-FAMILIES = ("llama31", "qwen25", "qwen3", "qwen3_moe", "gemma3")
+FAMILIES = ("llama31", "qwen25", "qwen3", "qwen3_moe", "gemma3", "gpt_oss")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -45,18 +45,19 @@ class Passes(NamedTuple):
     differentiate: Callable[..., tuple[Array, Array, Array]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def tree_attention(
     q_RTHGE: Float[Array, "R T H G E"],
     k_RTHE: Float[Array, "R T H E"],
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
     window: Int[Array, ""] | None,
+    sinks_HG: Float[Array, "H G"] | None,
     passes: Passes,
     blocks: Blocks,
 ) -> Float[Array, "R T H G E"]:
     """As `reference.tree_attention`, with one block of scores in memory at a time."""
-    return _forward(q_RTHGE, k_RTHE, v_RTHE, tree, window, passes, blocks)[0]
+    return _forward(q_RTHGE, k_RTHE, v_RTHE, tree, window, sinks_HG, passes, blocks)[0]
 
 
 def _forward(
@@ -65,22 +66,41 @@ def _forward(
     v_RTHE: Float[Array, "R T H E"],
     tree: TokenTree,
     window: Int[Array, ""] | None,
+    sinks_HG: Float[Array, "H G"] | None,
     passes: Passes,
     blocks: Blocks,
 ) -> tuple[Float[Array, "R T H G E"], tuple]:
     operands = _operands(q_RTHGE, k_RTHE, v_RTHE, tree, window, blocks)
     attend = functools.partial(passes.attend, blocks=blocks)
     out_RHGTE, lse_RHGT = on_mesh(attend, (QUERIES, KEYS, KEYS, SIGHTS))(*operands)
+    out_RHGTE, lse_RHGT = _with_sinks(out_RHGTE, lse_RHGT, sinks_HG)
     out_RTHGE = _tokens_second(collected(out_RHGTE, QUERIES, blocks.queries), q_RTHGE.shape[1])
     out_RTHGE = checkpoint_name(out_RTHGE, RESIDUALS[0])
     lse_RHGT = checkpoint_name(lse_RHGT, RESIDUALS[1])
-    return out_RTHGE, (q_RTHGE, k_RTHE, v_RTHE, tree, window, out_RTHGE, lse_RHGT)
+    return out_RTHGE, (q_RTHGE, k_RTHE, v_RTHE, tree, window, sinks_HG, out_RTHGE, lse_RHGT)
+
+
+def _with_sinks(
+    out_RHGTE: Float[Array, "R H G T E"],
+    lse_RHGT: Float[Array, "R H G T"],
+    sinks_HG: Float[Array, "H G"] | None,
+) -> tuple[Array, Array]:
+    """What a softmax gives that the head's sink has a part of, and its log-sum-exp.
+
+    Both passes over blocks know a softmax by its log-sum-exp alone, so that sinks are none of
+    theirs.
+    """
+    if sinks_HG is None:
+        return out_RHGTE, lse_RHGT
+    both_RHGT = jnp.logaddexp(lse_RHGT, sinks_HG[..., None].astype(jnp.float32))
+    share_RHGT1 = jnp.exp(lse_RHGT - both_RHGT)[..., None]
+    return (out_RHGTE.astype(jnp.float32) * share_RHGT1).astype(out_RHGTE.dtype), both_RHGT
 
 
 def _backward(
     passes: Passes, blocks: Blocks, residuals: tuple, d_out_RTHGE: Float[Array, "R T H G E"]
-) -> tuple[Array, Array, Array, None, None]:
-    q_RTHGE, k_RTHE, v_RTHE, tree, window, out_RTHGE, lse_RHGT = residuals
+) -> tuple[Array, Array, Array, None, None, Array | None]:
+    q_RTHGE, k_RTHE, v_RTHE, tree, window, sinks_HG, out_RTHGE, lse_RHGT = residuals
     length, size = q_RTHGE.shape[1], lse_RHGT.shape[-1]
     products = d_out_RTHGE.astype(jnp.float32) * out_RTHGE.astype(jnp.float32)
     of_queries = (
@@ -100,7 +120,19 @@ def _backward(
     d_q = collected((d_q * scale).astype(q_RTHGE.dtype), QUERIES, blocks.queries)
     d_k, d_v = (d_k * scale).astype(k_RTHE.dtype), d_v.astype(v_RTHE.dtype)
     d_q, d_k, d_v = (_tokens_second(d, length) for d in (d_q, d_k, d_v))
-    return d_q, d_k, d_v, None, None
+    return d_q, d_k, d_v, None, None, _of_sinks(sinks_HG, lse_RHGT, delta_RHGT1[..., 0])
+
+
+def _of_sinks(
+    sinks_HG: Float[Array, "H G"] | None,
+    lse_RHGT: Float[Array, "R H G T"],
+    delta_RHGT: Float[Array, "R H G T"],
+) -> Float[Array, "H G"] | None:
+    """Their gradient: dS as of any score, of a value that is zero."""
+    if sinks_HG is None:
+        return None
+    probs_RHGT = jnp.exp(sinks_HG[..., None].astype(jnp.float32) - lse_RHGT)
+    return -(probs_RHGT * delta_RHGT).sum(axis=(0, 3)).astype(sinks_HG.dtype)
 
 
 tree_attention.defvjp(_forward, _backward)

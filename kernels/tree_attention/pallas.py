@@ -25,6 +25,7 @@ def tree_attention(
     tree: TokenTree,
     blocks: Blocks,
     window: Int[Array, ""] | None = None,
+    sinks_HG: Float[Array, "H G"] | None = None,
     interpret: bool = False,
 ) -> Float[Array, "R T H G E"]:
     """As `reference.tree_attention`, by the kernels; `interpret` runs them on any backend."""
@@ -32,7 +33,7 @@ def tree_attention(
         functools.partial(attend, interpret=interpret),
         functools.partial(differentiate, interpret=interpret),
     )
-    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window, passes, blocks)
+    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window, sinks_HG, passes, blocks)
 
 
 def attend(

@@ -31,10 +31,11 @@ def tree_attention(
     tree: TokenTree,
     blocks: Blocks,
     window: Int[Array, ""] | None = None,
+    sinks_HG: Float[Array, "H G"] | None = None,
 ) -> Float[Array, "R T H G E"]:
     """As `reference.tree_attention`."""
     passes = blocked.Passes(attend, differentiate)
-    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window, passes, blocks)
+    return blocked.tree_attention(q_RTHGE, k_RTHE, v_RTHE, tree, window, sinks_HG, passes, blocks)
 
 
 def attend(

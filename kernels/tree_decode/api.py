@@ -17,7 +17,7 @@ TRUNK_K: Axes = ("rows", "kv_heads", None, "places")
 TRUNK_V: Axes = ("rows", "kv_heads", "places", None)
 NUMBERS: Axes = ("rows", "places")
 # Of the operands, in order. Left to itself, XLA gathers the slots' caches of all heads.
-AXES = (SLOTS, TRUNK_K, TRUNK_V, SLOTS, SLOTS, NUMBERS, NUMBERS, NUMBERS)
+AXES = (SLOTS, TRUNK_K, TRUNK_V, SLOTS, SLOTS, NUMBERS, NUMBERS, NUMBERS, ("kv_heads",))
 
 
 def tree_decode(
@@ -29,6 +29,7 @@ def tree_decode(
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
     window: Int[Array, ""] | None = None,
+    sinks_HG: Float[Array, "H G"] | None = None,
     *,
     implementation: Implementation = "auto",
     interpret: bool = False,
@@ -36,7 +37,8 @@ def tree_decode(
     """Attention of one token per slot to `trunk[:start]` and to its own tokens up to `step`.
 
     With a `window`, one positive number that may differ from call to call of one compiled body,
-    only to the last `window` of these tokens; trunk tokens before any slot's are not read.
+    only to the last `window` of these tokens; trunk tokens before any slot's are not read. A sink
+    is one more score in each softmax of its head, to which no value belongs (gpt-oss).
     Keys lie as [E, tokens], so that scores are a plain matrix product in the decode loop. The
     scale is 1/sqrt(E); operands are bfloat16 or float32, scores and sums float32. "auto" is
     "pallas" on TPU and "xla" elsewhere; `interpret` runs the TPU kernel on any backend, slowly, for
@@ -45,9 +47,11 @@ def tree_decode(
     first_RB = jnp.zeros_like(start_RB)
     if window is not None:
         first_RB = jnp.maximum(first_RB, start_RB + step_RB - window + 1)
-    operands = (
+    operands: tuple[Array, ...] = (
         q_RBHGE, trunk_k_RHEL, trunk_v_RHLE, own_k_RBHES, own_v_RBHSE, start_RB, step_RB, first_RB,
     )  # fmt: skip
+    if sinks_HG is not None:
+        operands += (sinks_HG,)
     chosen = choose("tree_decode", implementation, interpret)
     if chosen == "reference":
         return reference.tree_decode(*operands)
@@ -57,4 +61,4 @@ def tree_decode(
     kernel = functools.partial(xla.tree_decode, keys=keys, whole=whole)
     if chosen == "pallas":
         kernel = functools.partial(pallas.tree_decode, keys=keys, interpret=interpret, whole=whole)
-    return on_mesh(kernel, AXES)(*operands)
+    return on_mesh(kernel, AXES[: len(operands)])(*operands)

@@ -41,6 +41,7 @@ def tree_decode(
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
     first_RB: Int[Array, "R B"],
+    sinks_HG: Float[Array, "H G"] | None = None,
     *,
     whole: Whole | None,
 ) -> Float[Array, "R B H G E"]:
@@ -62,7 +63,12 @@ def tree_decode(
     on_trunk = attend_trunk(together(q_all), trunk_k_RHEL, trunk_v_RHLE, runs_RQ2)
     if length < whole.trunk:
         on_trunk = _of_all_devices(on_trunk, scattered=slots < whole.slots)
-    return _with_own(on_trunk, q_RBHGE, own_k_RBHES, own_v_RBHSE, first_RB - start_RB, step_RB)
+    own = q_RBHGE, own_k_RBHES, own_v_RBHSE, first_RB - start_RB, step_RB
+    found = _with_own(on_trunk, *own)
+    if sinks_HG is not None:
+        sinks = sinks_HG[..., None].astype(jnp.float32)
+        found = both(found, Partial(sinks, jnp.ones_like(sinks), jnp.zeros_like(sinks)))
+    return (found.out / found.total).astype(q_RBHGE.dtype)
 
 
 def _of_all_devices(own: Partial, *, scattered: bool) -> Partial:
@@ -104,7 +110,7 @@ def _with_own(
     own_v_RBHSE: Float[Array, "R B H S E"],
     first_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
-) -> Float[Array, "R B H G E"]:
+) -> Partial:
     """Attention of the queries `together` to the trunk, and then each slot's to its own tokens.
 
     Of these it sees those from number `first` to number `step`.
@@ -120,8 +126,7 @@ def _with_own(
 
     of_trunk = jax.tree.map(from_trunk, on_trunk)
     of_own = jax.tree.map(lambda x: x.reshape(*q_RBHGE.shape[:4], -1), on_own)
-    found = both(of_trunk, of_own)
-    return (found.out / found.total).astype(q_RBHGE.dtype)
+    return both(of_trunk, of_own)
 
 
 def attend(

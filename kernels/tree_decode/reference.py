@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kernels.tree_attention import MASKED
+from kernels.tree_attention.reference import MASKED, softmax
 
 
 def tree_decode(
@@ -16,6 +16,7 @@ def tree_decode(
     start_RB: Int[Array, "R B"],
     step_RB: Int[Array, "R B"],
     first_RB: Int[Array, "R B"],
+    sinks_HG: Float[Array, "H G"] | None = None,
 ) -> Float[Array, "R B H G E"]:
     """Repeats the trunk for every slot, appends the slot's own tokens and takes one softmax.
 
@@ -36,5 +37,5 @@ def tree_decode(
     mask_RBT = jnp.concatenate([before, so_far], axis=-1)
     scores = jnp.einsum("rbhge,rbhte->rbhgt", q_RBHGE, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask_RBT[:, :, None, None], scores * q_RBHGE.shape[-1] ** -0.5, MASKED)
-    probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    probs = softmax(scores, sinks_HG).astype(v.dtype)
     return jnp.einsum("rbhgt,rbhte->rbhge", probs, v)

@@ -59,10 +59,10 @@ def prefill(
         chosen: list[jax.Array] = []
         pick = recording(chosen) if routes else likeliest
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, sinks: jax.Array | None) -> jax.Array:
             # As the decode step multiplies them: it then reads both without a transpose.
             kept.append(LayerCache(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)))
-            return tree_attention(q, k, v, tree, kind.window)
+            return tree_attention(q, k, v, tree, kind.window, sinks)
 
         x = layer(p, cfg, x, tree.positions, kind.freqs, attend, pick)
         cache = LayerCache(constrain(kept[0].k, *TRUNK_K), constrain(kept[0].v, *TRUNK_V))
@@ -123,12 +123,14 @@ def extend(
     kinds = unstack(layer_kinds(cfg), cfg.layers)
     grown: Cache = []
 
-    def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def attend(
+        index: int, q: jax.Array, k: jax.Array, v: jax.Array, sinks: jax.Array | None
+    ) -> jax.Array:
         # All pieces' keys are there before any query looks.
         grown.append(_written(trunk[index], k, v, rows_Q, places_QN))
         found = _rows(grown[-1], rows_Q)
         own = k[..., None], v[..., None, :], start_QN, jnp.zeros_like(start_QN)
-        return tree_decode(q, found.k, found.v, *own, kinds[index].window)
+        return tree_decode(q, found.k, found.v, *own, kinds[index].window, sinks)
 
     for index, p in enumerate(layers):
         x = layer(p, cfg, x, places_QN, kinds[index].freqs, partial(attend, index))
@@ -198,12 +200,14 @@ def decode_step(
     chosen: list[jax.Array] = []
     pick = recording(chosen) if routes else likeliest
 
-    def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def attend(
+        index: int, q: jax.Array, k: jax.Array, v: jax.Array, sinks: jax.Array | None
+    ) -> jax.Array:
         k, v = (x.astype(cfg.dtype) for x in (k, v))
         k, v = append(own[index].k, own[index].v, k, v, step_RB)
         grown.append(LayerCache(k, v))
         of_trunk, window = trunk[index], kinds[index].window
-        return tree_decode(q, of_trunk.k, of_trunk.v, k, v, start_RB, step_RB, window)
+        return tree_decode(q, of_trunk.k, of_trunk.v, k, v, start_RB, step_RB, window, sinks)
 
     for index, p in enumerate(layers):
         x = layer(p, cfg, x, start_RB + step_RB, kinds[index].freqs, partial(attend, index), pick)

@@ -5,12 +5,14 @@ Letters: see `pivotrl_jax.dims`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels.grouped_dot import grouped_dot
@@ -22,6 +24,10 @@ from pivotrl_jax.parallel.sharding import RULES, spec
 Pick = Callable[[ExpertConfig, jax.Array], jax.Array]
 # Names of the products that a policy of `jax.checkpoint` may keep.
 PRODUCTS = ("expert_gate", "expert_up")
+# The leaves that devices may have a part of, as `mixture` takes them.
+OPERANDS = ("expert_gate", "expert_up", "expert_down", "expert_gate_bias", "expert_up_bias")
+# Of the sigmoid in gpt-oss's gates, which is then close to a normal distribution's.
+STEEPNESS = 1.702
 # In the place of a token's experts that nobody has recorded.
 UNKNOWN = -1
 
@@ -65,22 +71,41 @@ def expert_layer(
     experts in float32. Under `jax.set_mesh` the experts lie over the axis `expert`, and tokens
     travel to them: see `_Layout`.
     """
-    probs_TX = probabilities(p.router, x_TD)
+    probs_TX = probabilities(p.router, p.router_bias, x_TD)
     chosen_TJ = pick(cfg, probs_TX)
     weight_TJ = jnp.take_along_axis(probs_TX, chosen_TJ, axis=1)
     if cfg.normalised:
         weight_TJ /= weight_TJ.sum(axis=1, keepdims=True)
-    run = _on_mesh(cfg, x_TD, p)
-    matrices = p.expert_gate, p.expert_up, p.expert_down
-    return run(x_TD, chosen_TJ, weight_TJ.astype(x_TD.dtype), *matrices)
+    weight_TJ = weight_TJ.astype(x_TD.dtype)
+    operands = (getattr(p, name) for name in OPERANDS)
+    y_TD = _on_mesh(cfg, x_TD, p)(x_TD, chosen_TJ, weight_TJ, *operands)
+    if p.expert_down_bias is None:
+        return y_TD
+    # Of all experts in one product, which spares every pair of a token and an expert its own sum.
+    hot_TJX = jax.nn.one_hot(chosen_TJ, cfg.number, dtype=x_TD.dtype)
+    return y_TD + jnp.einsum("tj,tjx,xd->td", weight_TJ, hot_TJX, p.expert_down_bias)
 
 
-def probabilities(router_DX: Float[Array, "D X"], x_TD: Float[Array, "T D"]) -> Float[Array, "T X"]:
+def probabilities(
+    router_DX: Float[Array, "D X"], bias_X: Float[Array, "X"] | None, x_TD: Float[Array, "T D"]
+) -> Float[Array, "T X"]:
     """Of every expert for every token, float32."""
     logits_TX = jnp.einsum(
         "td,dx->tx", x_TD, router_DX, precision="highest", preferred_element_type=jnp.float32
     )
-    return jax.nn.softmax(logits_TX, axis=-1)
+    return jax.nn.softmax(logits_TX if bias_X is None else logits_TX + bias_X, axis=-1)
+
+
+def gated(cfg: ExpertConfig, gate: jax.Array, up: jax.Array) -> jax.Array:
+    """What an expert's gate lets through: SwiGLU, or with a `limit` that of gpt-oss.
+
+    That one keeps both its operands within the limit, except that a gate may be as small as it
+    likes, and lets something through even where `up` is 0.
+    """
+    if cfg.limit is None:
+        return jax.nn.silu(gate) * up
+    gate, up = jnp.minimum(gate, cfg.limit), jnp.clip(up, -cfg.limit, cfg.limit)
+    return gate * jax.nn.sigmoid(STEEPNESS * gate) * (up + 1)
 
 
 def load(
@@ -92,14 +117,20 @@ def load(
 
 
 def mixture(
+    cfg: ExpertConfig,
     x_TD: Float[Array, "T D"],
     chosen_TJ: Int[Array, "T J"],
     weight_TJ: Float[Array, "T J"],
     gate_XDF: Float[Array, "X D F"],
     up_XDF: Float[Array, "X D F"],
     down_XFD: Float[Array, "X F D"],
+    gate_bias_XF: Float[Array, "X F"] | None,
+    up_bias_XF: Float[Array, "X F"] | None,
 ) -> Float[Array, "T D"]:
-    """The weighted sum over a token's experts; those numbered outside [0, X) add nothing."""
+    """The weighted sum over a token's experts; those numbered outside [0, X) add nothing.
+
+    X may be a part of `cfg`'s, and so may F.
+    """
     experts = len(gate_XDF)
     own_TJ = (chosen_TJ >= 0) & (chosen_TJ < experts)
     chosen_TJ = jnp.where(own_TJ, chosen_TJ, experts)
@@ -108,11 +139,15 @@ def mixture(
     place_TJ = jnp.argsort(order_I).reshape(chosen_TJ.shape)
 
     x_ID = _spread(x_TD, order_I, place_TJ)
-    gate_IF = checkpoint_name(grouped_dot(x_ID, gate_XDF, sizes_X), PRODUCTS[0])
-    up_IF = checkpoint_name(grouped_dot(x_ID, up_XDF, sizes_X), PRODUCTS[1])
+    gate_IF, up_IF = (grouped_dot(x_ID, w_XDF, sizes_X) for w_XDF in (gate_XDF, up_XDF))
+    if gate_bias_XF is not None and up_bias_XF is not None:
+        # A product, because the gradient of a lookup would add up rows one by one.
+        hot_IX = jax.nn.one_hot(chosen_TJ.reshape(-1)[order_I], experts, dtype=x_TD.dtype)
+        gate_IF, up_IF = gate_IF + hot_IX @ gate_bias_XF, up_IF + hot_IX @ up_bias_XF
+    gate_IF, up_IF = map(checkpoint_name, (gate_IF, up_IF), PRODUCTS)
     # Weights come before the last product, so that its result need not be kept for their gradient.
     weight_I1 = weight_TJ.reshape(-1, 1)[order_I]
-    y_ID = grouped_dot(jax.nn.silu(gate_IF) * up_IF * weight_I1, down_XFD, sizes_X)
+    y_ID = grouped_dot(gated(cfg, gate_IF, up_IF) * weight_I1, down_XFD, sizes_X)
     return _collect(y_ID, order_I, place_TJ)
 
 
@@ -153,6 +188,7 @@ class _Layout(NamedTuple):
     but sizes known only at run time (`ragged_all_to_all`, which XLA:CPU lacks).
     """
 
+    cfg: ExpertConfig
     tokens: bool
     experts: tuple[str, ...] | None  # mesh axes
     width: bool
@@ -169,6 +205,7 @@ class _Layout(NamedTuple):
         gate_XDF: jax.Array,
         up_XDF: jax.Array,
         down_XFD: jax.Array,
+        *biases_XF: jax.Array | None,
     ) -> jax.Array:
         """`mixture` on one device's slices of everything."""
         if self.width:
@@ -180,7 +217,8 @@ class _Layout(NamedTuple):
             )
         if self.experts:
             chosen_TJ = chosen_TJ - jax.lax.axis_index(self.experts) * len(gate_XDF)
-        y_TD = mixture(x_TD, chosen_TJ, weight_TJ, gate_XDF, up_XDF, down_XFD)
+        matrices = gate_XDF, up_XDF, down_XFD
+        y_TD = mixture(self.cfg, x_TD, chosen_TJ, weight_TJ, *matrices, *biases_XF)
         if self.experts and self.tokens:
             y_TD = jax.lax.psum_scatter(y_TD, self.experts, scatter_dimension=0, tiled=True)
         elif self.experts:
@@ -192,20 +230,23 @@ def _on_mesh(cfg: ExpertConfig, x_TD: jax.Array, p: LayerParams) -> Callable[...
     """`mixture`, divided over the devices of `jax.set_mesh` where there is more than one."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return mixture
+        return partial(mixture, cfg)
     tokens = spec(("tokens", None), x_TD.shape, mesh)
     if tokens[0] is None:
         tokens = spec(("rows", None), x_TD.shape, mesh)
-    names = ("expert_gate", "expert_up", "expert_down")
-    axes = (expert_axes(name, p.spread) for name in names)
-    gate, up, down = (
-        spec(own, getattr(p, n).shape, mesh) for n, own in zip(names, axes, strict=True)
-    )
+    gate, up, down, *biases = (_laid(p, name, mesh) for name in OPERANDS)
+    assert gate is not None
     experts, *divided = gate
-    layout = _Layout(tokens[0] is not None, experts, *(part is not None for part in divided))
+    layout = _Layout(cfg, tokens[0] is not None, experts, *(part is not None for part in divided))
     return jax.shard_map(
         layout.run,
-        in_specs=(tokens, tokens, tokens, gate, up, down),
+        in_specs=(tokens, tokens, tokens, gate, up, down, *biases),
         out_specs=tokens,
         check_vma=False,
     )
+
+
+def _laid(p: LayerParams, name: str, mesh: AbstractMesh) -> PartitionSpec | None:
+    """How a leaf lies on the mesh; None for one that is not there."""
+    leaf = getattr(p, name)
+    return None if leaf is None else spec(expert_axes(name, p.spread), leaf.shape, mesh)

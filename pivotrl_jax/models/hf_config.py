@@ -1,7 +1,7 @@
-"""A `config.json` of Hugging Face transformers, in and out."""
+"""The architecture of a `config.json` of Hugging Face transformers."""
 
-import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pivotrl_jax.errors import UserError
@@ -11,71 +11,20 @@ from pivotrl_jax.models.config import (
     LocalLayers,
     ModelConfig,
     RopeScaling,
+    YarnScaling,
 )
-
-# The facts of a `ModelConfig` that a family stands for; those of the first, a `ModelConfig`'s own
-# defaults, hold where a family does not state them.
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {
-        "qkv_bias": False,
-        "qk_norm": False,
-        "activation": "silu",
-        "norm_offset": 0.0,
-        "post_norms": False,
-        "scaled_embed": False,
-    },
-    "qwen2": {"qkv_bias": True},
-    "qwen3": {"qk_norm": True},
-    "qwen3_moe": {"qk_norm": True},
-    "gemma3_text": {
-        "qk_norm": True,
-        "activation": "gelu_tanh",
-        "norm_offset": 1.0,
-        "post_norms": True,
-        "scaled_embed": True,
-    },
-}
-CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-}
-# What transformers takes for a field that a published file leaves out.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "qwen3": {"head_dim": 128},
-    "qwen3_moe": {"head_dim": 128},
-    "gemma3_text": {
-        "vocab_size": 262_208,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 131_072,
-        "tie_word_embeddings": True,
-        "query_pre_attn_scalar": 256,
-        "sliding_window_pattern": 6,
-        "rope_theta": 1_000_000.0,
-        "rope_local_base_freq": 10_000.0,
-    },
-}
-ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
-# What a field must be for the model to be one of ours; absent counts as the first value.
-REQUIRED: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "use_sliding_window": (False,),
-    "use_bidirectional_attention": (False, None),
-    "attn_logit_softcapping": (None,),
-    "final_logit_softcapping": (None,),
-    "partial_rotary_factor": (1.0,),
-    "quantization_config": (None,),
-    "decoder_sparse_step": (1,),
-    "mlp_only_layers": ([], None),
-}
-# Fields that a `gemma3` may state for its text part.
-SHARED = ("dtype", "torch_dtype", "tie_word_embeddings", "quantization_config")
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
+from pivotrl_jax.models.hf_families import (
+    ACTIVATIONS,
+    DEFAULTS,
+    FAMILIES,
+    GLOBAL,
+    LOCAL,
+    REQUIRED,
+    REQUIRED_OF,
+    SCALING,
+    SHARED,
+    layer_types,
+)
 
 
 def config_from_hf(config_json: Mapping[str, Any], name: str = "") -> ModelConfig:
@@ -91,8 +40,10 @@ def config_from_hf(config_json: Mapping[str, Any], name: str = "") -> ModelConfi
     if family not in FAMILIES:
         raise _unsupported("model_type", family, f"one of {', '.join(FAMILIES)}")
     config_json = DEFAULTS.get(family, {}) | dict(config_json)
+    if not config_json.get("rope_scaling") and not config_json.get("rope_parameters"):
+        config_json |= {"rope_scaling": SCALING.get(family)}
     facts = FAMILIES["llama"] | FAMILIES[family]
-    _check(config_json, ACTIVATIONS[facts["activation"]])
+    _check(config_json, family, ACTIVATIONS[facts["activation"]])
     width, heads = _field(config_json, "hidden_size"), _field(config_json, "num_attention_heads")
     rope = _rope(config_json)
     return ModelConfig(
@@ -110,7 +61,7 @@ def config_from_hf(config_json: Mapping[str, Any], name: str = "") -> ModelConfi
         rope_scaling=_rope_scaling(rope),
         tied=config_json.get("tie_word_embeddings", False),
         local=_local(config_json, family),
-        experts=_experts(config_json) if family == "qwen3_moe" else None,
+        experts=_experts(config_json, family),
         query_scalar=config_json.get("query_pre_attn_scalar"),
         dtype=config_json.get("dtype") or config_json.get("torch_dtype") or "float32",
         **facts,
@@ -121,9 +72,13 @@ def _unsupported(field: str, value: object, wanted: str) -> UserError:
     return UserError(f"config.json: {field} is {value!r}, which is not supported; use {wanted}")
 
 
-def _check(config_json: Mapping[str, Any], activation: str) -> None:
-    activations = dict.fromkeys(("hidden_act", "hidden_activation"), (activation,))
-    for field, allowed in (activations | REQUIRED).items():
+def _check(config_json: Mapping[str, Any], family: str, activation: str) -> None:
+    required = dict.fromkeys(("hidden_act", "hidden_activation"), (activation,)) | REQUIRED
+    required |= REQUIRED_OF.get(family, {})
+    quantised = config_json.get("quantization_config") or {}
+    if family == "gpt_oss" and quantised.get("quant_method") == "mxfp4":
+        del required["quantization_config"]
+    for field, allowed in required.items():
         if config_json.get(field, allowed[0]) not in allowed:
             raise _unsupported(field, config_json[field], repr(allowed[0]))
 
@@ -134,36 +89,54 @@ def _field(config_json: Mapping[str, Any], field: str) -> int:
     return config_json[field]
 
 
-def _experts(config_json: Mapping[str, Any]) -> ExpertConfig:
+def _number(fields: Mapping[str, Any], field: str) -> float:
+    if not isinstance(fields[field], int | float):
+        raise UserError(f"config.json: {field} must be a number; restore the published file")
+    return float(fields[field])
+
+
+def _experts(config_json: Mapping[str, Any], family: str) -> ExpertConfig | None:
     # Transformers 5 writes the number under another name than the published files have.
     number = "num_local_experts" if "num_local_experts" in config_json else "num_experts"
-    return ExpertConfig(
-        number=_field(config_json, number),
-        active=_field(config_json, "num_experts_per_tok"),
-        ffn=_field(config_json, "moe_intermediate_size"),
-        normalised=config_json.get("norm_topk_prob", False),
-    )
+    match family:
+        case "qwen3_moe":
+            return ExpertConfig(
+                number=_field(config_json, number),
+                active=_field(config_json, "num_experts_per_tok"),
+                ffn=_field(config_json, "moe_intermediate_size"),
+                normalised=config_json.get("norm_topk_prob", False),
+            )
+        case "gpt_oss":
+            return ExpertConfig(
+                number=_field(config_json, number),
+                active=_field(config_json, "num_experts_per_tok"),
+                ffn=_field(config_json, "intermediate_size"),
+                bias=True,
+                limit=_number(config_json, "swiglu_limit"),
+            )
+    return None
 
 
 def _local(config_json: Mapping[str, Any], family: str) -> LocalLayers | None:
     layers, kinds = _field(config_json, "num_hidden_layers"), config_json.get("layer_types")
-    if family != "gemma3_text":
+    if family not in ("gemma3_text", "gpt_oss"):
         if kinds and set(kinds) != {GLOBAL}:
             raise _unsupported("layer_types", kinds, f"{GLOBAL} in every layer")
         return None
-    period = _field(config_json, "sliding_window_pattern")
+    period = 2 if family == "gpt_oss" else _field(config_json, "sliding_window_pattern")
     if kinds:
         period = 1 + (kinds.index(GLOBAL) if GLOBAL in kinds else len(kinds))
-    if kinds and kinds != _layer_types(layers, period):
+    if kinds and kinds != layer_types(layers, period):
         raise _unsupported("layer_types", kinds, f"one {GLOBAL} after every so many of {LOCAL}")
+    window = _field(config_json, "sliding_window")
+    if family == "gpt_oss":
+        return LocalLayers(window, period, None)
+    if isinstance(_rope_scaling(_rope(config_json)), YarnScaling):
+        raise _unsupported("rope_scaling.rope_type", "yarn", "linear beside local layers")
     rope = {"rope_theta": config_json["rope_local_base_freq"]} | _nested(config_json, LOCAL)
     if _rope_scaling(rope) is not None:
         raise _unsupported(f"rope_parameters.{LOCAL}", rope, "rope_type default")
-    return LocalLayers(_field(config_json, "sliding_window"), period, float(rope["rope_theta"]))
-
-
-def _layer_types(layers: int, period: int) -> list[str]:
-    return [LOCAL if number % period else GLOBAL for number in range(1, layers + 1)]
+    return LocalLayers(window, period, float(rope["rope_theta"]))
 
 
 def _nested(config_json: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -181,103 +154,47 @@ def _rope(config_json: Mapping[str, Any]) -> dict[str, Any]:
     return theta | (config_json.get("rope_scaling") or {}) | own
 
 
-def _rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | LinearScaling | None:
+def _rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | LinearScaling | YarnScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
-    if kind not in ("llama3", "linear"):
-        raise _unsupported("rope_scaling.rope_type", kind, "default, linear or llama3")
+    if kind not in SCALINGS:
+        raise _unsupported("rope_scaling.rope_type", kind, f"default, {', '.join(SCALINGS)}")
     try:
-        if kind == "linear":
-            return LinearScaling(float(rope["factor"]))
-        return RopeScaling(
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_max_positions=int(rope["original_max_position_embeddings"]),
-        )
+        return SCALINGS[kind](rope)
     except KeyError as error:
         raise UserError(
             f"config.json: rope_scaling lacks {error}; restore the published file"
         ) from None
 
 
-def config_to_hf(cfg: ModelConfig, eos_token_id: int | None = None) -> dict[str, Any]:
-    """The `config.json` of an architecture, in the fields that transformers 4 and 5 both read."""
-    family = _family(cfg)
-    return {
-        "architectures": [CLASSES[family]],
-        "model_type": family,
-        "vocab_size": cfg.vocab,
-        "hidden_size": cfg.width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads,
-        "head_dim": cfg.head_dim,
-        "intermediate_size": cfg.ffn,
-        "hidden_act" if cfg.local is None else "hidden_activation": ACTIVATIONS[cfg.activation],
-        "attention_bias": False,
-        "rope_theta": cfg.rope_theta,
-        "rope_scaling": _scaling_to_hf(cfg.rope_scaling),
-        "rms_norm_eps": cfg.norm_eps,
-        "max_position_embeddings": cfg.max_positions,
-        "tie_word_embeddings": cfg.tied,
-        **({} if cfg.experts is None else _experts_to_hf(cfg.experts)),
-        "torch_dtype": cfg.dtype,
-        # Written even when unknown, because transformers' own defaults are ids of Llama 2.
-        "bos_token_id": None,
-        "eos_token_id": eos_token_id,
-    } | _local_to_hf(cfg)
+def _llama3(rope: Mapping[str, Any]) -> RopeScaling:
+    return RopeScaling(
+        factor=_number(rope, "factor"),
+        low_freq_factor=_number(rope, "low_freq_factor"),
+        high_freq_factor=_number(rope, "high_freq_factor"),
+        original_max_positions=int(rope["original_max_position_embeddings"]),
+    )
 
 
-def _family(cfg: ModelConfig) -> str:
-    """The family whose facts are those of `cfg`; UserError where there is none."""
-    plain = FAMILIES["llama"]
-    facts = {name: getattr(cfg, name) for name in plain}
-    for family, own in FAMILIES.items():
-        local, experts = family == "gemma3_text", family == "qwen3_moe"
-        same = local == (cfg.local is not None) and experts == (cfg.experts is not None)
-        if same and facts == plain | own and (local or cfg.query_scalar is None):
-            return family
-    facts |= {name: getattr(cfg, name) for name in ("local", "experts", "query_scalar")}
-    stated = ", ".join(f"{k}={v!r}" for k, v in facts.items() if v != plain.get(k))
-    raise UserError(f"no Hugging Face family has {stated}; use the facts of one of them")
+def _yarn(rope: Mapping[str, Any]) -> YarnScaling:
+    for field in ("mscale", "mscale_all_dim"):
+        if rope.get(field) is not None:
+            raise _unsupported(f"rope_scaling.{field}", rope[field], "attention_factor")
+    factor = _number(rope, "factor")
+    magnitude = rope.get("attention_factor")
+    return YarnScaling(
+        factor=factor,
+        beta_fast=float(rope.get("beta_fast") or 32),
+        beta_slow=float(rope.get("beta_slow") or 1),
+        original_max_positions=int(rope["original_max_position_embeddings"]),
+        magnitude=1 + 0.1 * math.log(max(factor, 1)) if magnitude is None else float(magnitude),
+        truncated=rope.get("truncate", True),
+    )
 
 
-def _experts_to_hf(experts: ExpertConfig) -> dict[str, Any]:
-    return {
-        "num_experts": experts.number,
-        "num_experts_per_tok": experts.active,
-        "moe_intermediate_size": experts.ffn,
-        "norm_topk_prob": experts.normalised,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-    }
-
-
-def _scaling_to_hf(scaling: RopeScaling | LinearScaling | None) -> dict[str, Any] | None:
-    match scaling:
-        case LinearScaling(factor):
-            return {"rope_type": "linear", "factor": factor}
-        case RopeScaling():
-            fields = dataclasses.asdict(scaling)
-            positions = fields.pop("original_max_positions")
-            return {
-                "rope_type": "llama3",
-                **fields,
-                "original_max_position_embeddings": positions,
-            }
-    return None
-
-
-def _local_to_hf(cfg: ModelConfig) -> dict[str, Any]:
-    """The fields that only families with local layers have."""
-    if cfg.local is None:
-        return {}
-    return {
-        "query_pre_attn_scalar": cfg.query_scalar or cfg.head_dim,
-        "sliding_window": cfg.local.window,
-        "sliding_window_pattern": cfg.local.period,
-        "layer_types": _layer_types(cfg.layers, cfg.local.period),
-        "rope_local_base_freq": cfg.local.rope_theta,
-    }
+SCALINGS: dict[str, Callable[[Mapping[str, Any]], RopeScaling | LinearScaling | YarnScaling]] = {
+    "linear": lambda rope: LinearScaling(_number(rope, "factor")),
+    "llama3": _llama3,
+    "yarn": _yarn,
+}

@@ -1,8 +1,8 @@
 """Weights and configurations in the layout of Hugging Face transformers, in and out."""
 
 import collections
+import itertools
 import json
-import operator
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models import safetensors, weights
+from pivotrl_jax.models import fused, safetensors, weights
 from pivotrl_jax.models.config import ModelConfig
-from pivotrl_jax.models.hf_config import config_from_hf, config_to_hf
+from pivotrl_jax.models.hf_config import config_from_hf
+from pivotrl_jax.models.hf_export import config_to_hf
 from pivotrl_jax.models.params import Params
 
 NAMES = {
@@ -47,6 +48,15 @@ POST_NORM_NAMES = NAMES | {
     "ffn_norm": "model.layers.{}.pre_feedforward_layernorm.weight",
     "ffn_post_norm": "model.layers.{}.post_feedforward_layernorm.weight",
 }
+GPT_OSS_NAMES = NAMES | {
+    "o_bias": "model.layers.{}.self_attn.o_proj.bias",
+    "sinks": "model.layers.{}.self_attn.sinks",
+    "router": "model.layers.{}.mlp.router.weight",
+    "router_bias": "model.layers.{}.mlp.router.bias",
+    "expert_gate_bias": "model.layers.{}.mlp.experts.{}.gate_proj.bias",
+    "expert_up_bias": "model.layers.{}.mlp.experts.{}.up_proj.bias",
+    "expert_down_bias": "model.layers.{}.mlp.experts.{}.down_proj.bias",
+}
 # Of models that read images too (gemma3), as transformers writes them, and has them in memory.
 IMAGES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 TEXT = re.compile(r"(model\.)?language_model\.(model\.)?")
@@ -56,6 +66,8 @@ STAGED = ".partial"
 
 def names_of(cfg: ModelConfig) -> weights.Names:
     """The table of tensor names of a family."""
+    if cfg.sinks:
+        return GPT_OSS_NAMES
     return POST_NORM_NAMES if cfg.post_norms else NAMES
 
 
@@ -82,22 +94,26 @@ def load(directory: Path, cfg: ModelConfig, shardings: Params | None = None) -> 
 
     Raises UserError naming the tensor, the shapes and the file when something does not fit.
     """
-    found = {
+    stored = {
         own: v
         for path in safetensors.weight_files(directory)
         for k, v in safetensors.tensors(path).items()
         if (own := text_name(k))
     }
+    found = fused.split(stored) if cfg.sinks else dict(stored)
     if cfg.tied:  # some exporters write the tied head a second time
         found.pop(NAMES["head"], None)
     for name, tensor in found.items():
         if tensor.dtype not in safetensors.FLOATS:
             raise UserError(
                 f"{tensor.path}: tensor {name} has dtype {tensor.dtype}, expected one of "
-                f"{', '.join(sorted(safetensors.FLOATS))}; use the weights that are not quantised"
+                f"{', '.join(sorted(safetensors.FLOATS))}; use the weights that are not quantised, "
+                "or, of gpt-oss in four bits, all of its _blocks and _scales"
             )
     names = names_of(cfg)
-    weights.check_shapes(cfg, names, {k: tensor.shape for k, tensor in found.items()}, directory)
+    found_shapes = {k: tensor.shape for k, tensor in found.items()}
+    file_of = fused.file_of if cfg.sinks else str
+    weights.check_shapes(cfg, names, found_shapes, directory, file_of)
     try:
         return weights.assemble(cfg, names, lambda k, part: found[k].read(part), shardings)
     except OSError as error:
@@ -119,16 +135,19 @@ def save(
     written is no model: `config.json` comes last. Raises UserError when the disk refuses.
     """
     names = names_of(cfg)
-    tensors = weights.disassemble(params, cfg, names)
+    shapes = weights.tensor_shapes(cfg, names)
+    content = fused.files(shapes) if cfg.sinks else {name: [name] for name in shapes}
+    arrays = weights.disassemble(params, cfg, names, itertools.chain(*content.values()))
     if jax.process_index() > 0:
-        collections.deque(tensors, maxlen=0)
+        collections.deque(arrays, maxlen=0)
     else:
-        shapes = weights.tensor_shapes(cfg, names)
-        specs = {k: jax.ShapeDtypeStruct(v, params.embed.dtype) for k, v in shapes.items()}
+        specs = {
+            file: jax.ShapeDtypeStruct(fused.shape(file, own, shapes), params.embed.dtype)
+            for file, own in content.items()
+        }
         config = json.dumps(config_to_hf(cfg, eos_token_id), indent=2) + "\n"
         small = {**tokenizer_files, CONFIG: config.encode()}
-        arrays = map(operator.itemgetter(1), tensors)  # keeps none of them, a generator would
-        _write(directory, specs, arrays, small, shard_bytes)
+        _write(directory, specs, fused.gathered(content, shapes, arrays), small, shard_bytes)
     multihost_utils.sync_global_devices("huggingface.save")
 
 

@@ -182,7 +182,7 @@ def policy_of(trained: Trained, base: Params | None) -> Params:
     return trained
 
 
-def project(x: jax.Array, leaf: Leaf, axes: str, precision: Precision = "float32") -> jax.Array:
+def project(x: jax.Array, leaf: Leaf, axes: str, precision: Precision) -> jax.Array:
     """`product(axes, x, W, precision)` for a `leaf` W, for a `LowRank` one with W + scale * A B.
 
     The adapter's part goes through its rank, in the dtype of `x`; no matrix of W's size is made.

@@ -1,6 +1,6 @@
 """The parameter tree. One class holds real, abstract or sharded arrays."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -13,58 +13,100 @@ from pivotrl_jax.parallel.sharding import Axes
 
 # An array, a ShapeDtypeStruct, a sharding or a tuple of logical axes: whatever the tree is of.
 Leaf = Any
+# What `parallel.sharding` calls the axes that it may divide.
+LOGICAL = {"N": "layers", "D": "width", "H": "kv_heads", "F": "ffn", "X": "experts"}
 
 
-DENSE_AXES: dict[str, Axes] = {
-    "gate": ("layers", "width", "ffn"),
-    "up": ("layers", "width", "ffn"),
-    "down": ("layers", "ffn", "width"),
-}
-EXPERT_AXES: dict[str, Axes] = {
-    "router": ("layers", "width", None),
-    "expert_gate": ("layers", "experts", "width", "ffn"),
-    "expert_up": ("layers", "experts", "width", "ffn"),
-    "expert_down": ("layers", "experts", "ffn", "width"),
-}
+def _stacked(axes: str, **default: Any) -> Any:
+    return flax.struct.field(metadata={"axes": axes}, **default)
 
 
-def _decoding(axes: Axes) -> Axes:
-    """Of one layer's leaf in decoding, from those of all layers' otherwise."""
-    table = {"experts": "spread_experts", "width": None}
-    return tuple(table.get(name, name) if name else None for name in axes[1:])
-
-
-def expert_axes(name: str, spread: bool) -> Axes:
-    """Of one layer's leaf; `spread` as in LayerParams."""
-    return _decoding(EXPERT_AXES[name]) if spread else EXPERT_AXES[name][1:]
+def _some(axes: str) -> Any:
+    """A leaf that some families lack."""
+    return _stacked(axes, default=None)
 
 
 @flax.struct.dataclass
 class LayerParams:
     """All layers, stacked along a leading axis N."""
 
-    attn_norm: Leaf  # N D
-    q: Leaf  # N D H G E
-    k: Leaf  # N D H E
-    v: Leaf  # N D H E
-    o: Leaf  # N H G E D
-    ffn_norm: Leaf  # N D
-    gate: Leaf = None  # N D F
-    up: Leaf = None  # N D F
-    down: Leaf = None  # N F D
-    q_bias: Leaf = None  # N H G E, Qwen2
-    k_bias: Leaf = None  # N H E
-    v_bias: Leaf = None  # N H E
-    q_norm: Leaf = None  # N E, Qwen3
-    k_norm: Leaf = None  # N E
-    attn_post_norm: Leaf = None  # N D, Gemma 3
-    ffn_post_norm: Leaf = None  # N D
-    router: Leaf = None  # N D X; with experts, which `gate`, `up` and `down` then are None for
-    expert_gate: Leaf = None  # N X D F
-    expert_up: Leaf = None  # N X D F
-    expert_down: Leaf = None  # N X F D
+    attn_norm: Leaf = _stacked("ND")
+    q: Leaf = _stacked("NDHGE")
+    k: Leaf = _stacked("NDHE")
+    v: Leaf = _stacked("NDHE")
+    o: Leaf = _stacked("NHGED")
+    ffn_norm: Leaf = _stacked("ND")
+    gate: Leaf = _some("NDF")
+    up: Leaf = _some("NDF")
+    down: Leaf = _some("NFD")
+    q_bias: Leaf = _some("NHGE")  # Qwen2, gpt-oss
+    k_bias: Leaf = _some("NHE")
+    v_bias: Leaf = _some("NHE")
+    o_bias: Leaf = _some("ND")  # gpt-oss
+    sinks: Leaf = _some("NHG")
+    q_norm: Leaf = _some("NE")  # Qwen3
+    k_norm: Leaf = _some("NE")
+    attn_post_norm: Leaf = _some("ND")  # Gemma 3
+    ffn_post_norm: Leaf = _some("ND")
+    router: Leaf = _some("NDX")  # with experts, in place of `gate`, `up` and `down`
+    expert_gate: Leaf = _some("NXDF")
+    expert_up: Leaf = _some("NXDF")
+    expert_down: Leaf = _some("NXFD")
+    router_bias: Leaf = _some("NX")  # gpt-oss
+    expert_gate_bias: Leaf = _some("NXF")
+    expert_up_bias: Leaf = _some("NXF")
+    expert_down_bias: Leaf = _some("NXD")
     # One layer, laid out as `decoding_axes` has it.
     spread: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+DENSE = ("gate", "up", "down")
+EXPERTS = ("router", "expert_gate", "expert_up", "expert_down")
+EXPERT_BIASES = ("router_bias", "expert_gate_bias", "expert_up_bias", "expert_down_bias")
+LETTERS = {
+    field.name: field.metadata["axes"]
+    for field in dataclasses.fields(LayerParams)
+    if "axes" in field.metadata
+}
+
+
+def leaves(cfg: ModelConfig) -> list[str]:
+    """Those of LayerParams that the architecture has, in their order."""
+    has = {
+        "q_bias": cfg.qkv_bias,
+        "k_bias": cfg.qkv_bias,
+        "v_bias": cfg.qkv_bias,
+        "o_bias": cfg.o_bias,
+        "sinks": cfg.sinks,
+        "q_norm": cfg.qk_norm,
+        "k_norm": cfg.qk_norm,
+        "attn_post_norm": cfg.post_norms,
+        "ffn_post_norm": cfg.post_norms,
+        **dict.fromkeys(DENSE, cfg.experts is None),
+        **dict.fromkeys(EXPERTS, cfg.experts is not None),
+        **dict.fromkeys(EXPERT_BIASES, cfg.experts is not None and cfg.experts.bias),
+    }
+    return [name for name in LETTERS if has.get(name, True)]
+
+
+def layer_axes(name: str) -> Axes:
+    """The logical axes of a leaf of LayerParams. Every device has the whole router."""
+    own = tuple(LOGICAL.get(letter) for letter in LETTERS[name])
+    whole = name in ("router", "router_bias")
+    return tuple(None if whole and axis == "experts" else axis for axis in own)
+
+
+def decoding_layer_axes(name: str) -> Axes:
+    """The logical axes of one layer's leaf in decoding. What outputs of experts are shifted by is
+    added after their sum, on every device."""
+    whole = name == "expert_down_bias"
+    table = {"experts": None if whole else "spread_experts", "width": None}
+    return tuple(table.get(axis, axis) if axis else None for axis in layer_axes(name)[1:])
+
+
+def expert_axes(name: str, spread: bool) -> Axes:
+    """Of one layer's leaf; `spread` as in LayerParams."""
+    return decoding_layer_axes(name) if spread else layer_axes(name)[1:]
 
 
 @flax.struct.dataclass
@@ -77,81 +119,32 @@ class Params:
 
 def shapes(cfg: ModelConfig) -> Params:
     """Abstract parameters: a `ShapeDtypeStruct` per leaf."""
-    n, d, h, g, e = cfg.layers, cfg.width, cfg.kv_heads, cfg.groups, cfg.head_dim
+    experts = cfg.experts
+    sizes = {
+        "N": cfg.layers, "D": cfg.width, "H": cfg.kv_heads, "G": cfg.groups, "E": cfg.head_dim,
+        "F": cfg.ffn if experts is None else experts.ffn, "X": experts.number if experts else 0,
+        "V": cfg.vocab,
+    }  # fmt: skip
 
-    def leaf(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(cfg.dtype))
+    def leaf(letters: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct([sizes[axis] for axis in letters], jnp.dtype(cfg.dtype))
 
-    bias: dict[str, Any] = {
-        "q_bias": leaf(n, h, g, e),
-        "k_bias": leaf(n, h, e),
-        "v_bias": leaf(n, h, e),
-    }
-    norm: dict[str, Any] = {"q_norm": leaf(n, e), "k_norm": leaf(n, e)}
-    post: dict[str, Any] = {"attn_post_norm": leaf(n, d), "ffn_post_norm": leaf(n, d)}
-    layers = LayerParams(
-        attn_norm=leaf(n, d),
-        q=leaf(n, d, h, g, e),
-        k=leaf(n, d, h, e),
-        v=leaf(n, d, h, e),
-        o=leaf(n, h, g, e, d),
-        ffn_norm=leaf(n, d),
-        **_ffn_shapes(cfg, leaf),
-        **(bias if cfg.qkv_bias else {}),
-        **(norm if cfg.qk_norm else {}),
-        **(post if cfg.post_norms else {}),
-    )
-    head = None if cfg.tied else leaf(cfg.vocab, d)
-    return Params(leaf(cfg.vocab, d), layers, leaf(d), head)
-
-
-def _ffn_shapes(cfg: ModelConfig, leaf: Callable[..., Leaf]) -> dict[str, Leaf]:
-    n, d, f = cfg.layers, cfg.width, cfg.ffn
-    if cfg.experts is None:
-        return {"gate": leaf(n, d, f), "up": leaf(n, d, f), "down": leaf(n, f, d)}
-    x, f = cfg.experts.number, cfg.experts.ffn
-    return {
-        "router": leaf(n, d, x),
-        "expert_gate": leaf(n, x, d, f),
-        "expert_up": leaf(n, x, d, f),
-        "expert_down": leaf(n, x, f, d),
-    }
+    own: dict[str, Leaf] = {name: leaf(LETTERS[name]) for name in leaves(cfg)}
+    return Params(leaf("VD"), LayerParams(**own), leaf("D"), None if cfg.tied else leaf("VD"))
 
 
 def logical_axes(cfg: ModelConfig) -> Params:
     """The logical axis names of every leaf; `parallel.sharding` maps them to mesh axes."""
-    bias: dict[str, Any] = {
-        "q_bias": ("layers", "kv_heads", None, None),
-        "k_bias": ("layers", "kv_heads", None),
-        "v_bias": ("layers", "kv_heads", None),
-    }
-    norm: dict[str, Any] = {"q_norm": ("layers", None), "k_norm": ("layers", None)}
-    ffn: dict[str, Any] = {**(DENSE_AXES if cfg.experts is None else EXPERT_AXES)}
-    post: dict[str, Any] = {
-        "attn_post_norm": ("layers", "width"),
-        "ffn_post_norm": ("layers", "width"),
-    }
-    layers = LayerParams(
-        attn_norm=("layers", "width"),
-        q=("layers", "width", "kv_heads", None, None),
-        k=("layers", "width", "kv_heads", None),
-        v=("layers", "width", "kv_heads", None),
-        o=("layers", "kv_heads", None, None, "width"),
-        ffn_norm=("layers", "width"),
-        **ffn,
-        **(bias if cfg.qkv_bias else {}),
-        **(norm if cfg.qk_norm else {}),
-        **(post if cfg.post_norms else {}),
-    )
+    own: dict[str, Leaf] = {name: layer_axes(name) for name in leaves(cfg)}
     head = None if cfg.tied else ("vocab", "width")
-    return Params(("vocab", "width"), layers, ("width",), head)
+    return Params(("vocab", "width"), LayerParams(**own), ("width",), head)
 
 
 def decoding_axes(cfg: ModelConfig) -> LayerParams:
     """The logical axes of one layer of a model with experts while it decodes: nothing is gathered
     for a token, since every device has a share of the experts and the whole of all else."""
-    axes = logical_axes(cfg).layers
-    return jax.tree.map(_decoding, axes, is_leaf=lambda x: isinstance(x, tuple))
+    own: dict[str, Leaf] = {name: decoding_layer_axes(name) for name in leaves(cfg)}
+    return LayerParams(**own)
 
 
 def head(params: Params, dtype: jnp.dtype) -> jax.Array:
@@ -165,18 +158,19 @@ def head_logits(hidden: jax.Array, head_VD: Float[Array, "V D"]) -> jax.Array:
 
 
 def init(key: jax.Array, cfg: ModelConfig) -> Params:
-    """Random parameters: norms multiply by 1, biases 0, matrices normal with std 1/sqrt(width)."""
+    """Random parameters: norms multiply by 1, biases and sinks 0, matrices normal with std
+    1/sqrt(width)."""
     abstract = shapes(cfg)
-    leaves, tree = jax.tree.flatten_with_path(abstract)
-    keys = jax.random.split(key, len(leaves))
+    flat, tree = jax.tree.flatten_with_path(abstract)
+    keys = jax.random.split(key, len(flat))
 
     def make(path: tuple, leaf: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
         name = path[-1].name
         if name.endswith("norm"):
             return jnp.full(leaf.shape, 1 - cfg.norm_offset, leaf.dtype)
-        if name.endswith("bias"):
+        if name.endswith(("bias", "sinks")):
             return jnp.zeros(leaf.shape, leaf.dtype)
         return jax.random.normal(key, leaf.shape, leaf.dtype) * cfg.width**-0.5
 
-    made = [make(p, x, k) for (p, x), k in zip(leaves, keys, strict=True)]
+    made = [make(p, x, k) for (p, x), k in zip(flat, keys, strict=True)]
     return jax.tree.unflatten(tree, made)

@@ -1,11 +1,12 @@
 """Published architectures, and smaller ones with the same features.
 
 The values are those of `config.json` in the repositories of the same names of HuggingFaceTB,
-meta-llama, Qwen and google on the Hugging Face hub; of Gemma 3 from 4B on, of its `text_config`
-with the defaults of transformers' `Gemma3TextConfig` where it is silent.
+meta-llama, Qwen, google and openai on the Hugging Face hub; of Gemma 3 from 4B on, of its
+`text_config` with the defaults of transformers' `Gemma3TextConfig` where it is silent.
 """
 
 import dataclasses
+import math
 
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.config import (
@@ -14,6 +15,7 @@ from pivotrl_jax.models.config import (
     LocalLayers,
     ModelConfig,
     RopeScaling,
+    YarnScaling,
 )
 
 SMOLLM2_135M = ModelConfig(
@@ -159,11 +161,45 @@ GEMMA_3_27B = dataclasses.replace(
     ffn=21504,
     query_scalar=168,
 )
+GPT_OSS_20B = ModelConfig(
+    name="gpt-oss-20b",
+    vocab=201088,
+    width=2880,
+    layers=24,
+    heads=64,
+    kv_heads=8,
+    head_dim=64,
+    ffn=2880,
+    rope_theta=150_000.0,
+    norm_eps=1e-5,
+    max_positions=131072,
+    rope_scaling=YarnScaling(
+        factor=32.0,
+        beta_fast=32.0,
+        beta_slow=1.0,
+        original_max_positions=4096,
+        magnitude=1 + 0.1 * math.log(32),
+        truncated=False,
+    ),
+    tied=False,
+    qkv_bias=True,
+    o_bias=True,
+    sinks=True,
+    local=LocalLayers(window=128, period=2, rope_theta=None),
+    experts=ExpertConfig(number=32, active=4, ffn=2880, bias=True, limit=7.0),
+)
+GPT_OSS_120B = dataclasses.replace(
+    GPT_OSS_20B,
+    name="gpt-oss-120b",
+    layers=36,
+    experts=ExpertConfig(number=128, active=4, ffn=2880, bias=True, limit=7.0),
+)
 
 PUBLISHED = (
     SMOLLM2_135M, LLAMA_3_2_1B, LLAMA_3_2_3B, LLAMA_3_1_8B, LLAMA_3_1_70B, QWEN_2_5_0_5B,
     QWEN_3_0_6B, QWEN_3_1_7B, QWEN_3_4B, QWEN_3_8B, QWEN_3_14B, QWEN_3_32B, QWEN_3_30B_A3B,
     GEMMA_3_270M, GEMMA_3_1B, GEMMA_3_4B, GEMMA_3_12B, GEMMA_3_27B,
+    GPT_OSS_20B, GPT_OSS_120B,
 )  # fmt: skip
 
 
@@ -194,9 +230,13 @@ def shrink(
 ) -> ModelConfig:
     """A small model with all features of `cfg`: query groups, tying, biases, norms, scaling.
 
-    Of experts there are eight of width `ffn`, two of them active; `window` is that of local layers.
+    Of experts there are eight of width `ffn`, two of them active, with a limit, if any, that small
+    activations come to; `window` is that of local layers.
     """
-    few = cfg.experts and dataclasses.replace(cfg.experts, number=8, active=2, ffn=ffn)
+    few = cfg.experts
+    if few is not None:
+        limit = few.limit and 1.5
+        few = dataclasses.replace(few, number=8, active=2, ffn=ffn, limit=limit)
     scalar = cfg.query_scalar and cfg.query_scalar * head_dim // cfg.head_dim
     return dataclasses.replace(
         cfg,

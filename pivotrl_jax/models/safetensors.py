@@ -20,6 +20,7 @@ from pivotrl_jax.errors import UserError
 
 # The dtypes that weights may have: their names in a file and in NumPy.
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+BITS = {"U8": "uint8"}  # of packed weights
 LENGTH, ALIGNMENT = 8, 8
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -36,7 +37,7 @@ class Tensor:
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         """A part, mapped: its pages are read when used and count as memory until it is dropped."""
-        dtype = jnp.dtype(FLOATS[self.dtype])
+        dtype = jnp.dtype((FLOATS | BITS)[self.dtype])
         return np.asarray(np.memmap(self.path, dtype, "r", self.offset, self.shape)[index])
 
 

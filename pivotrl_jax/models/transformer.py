@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kernels.tree_attention import RESIDUALS, tree_attention
-from pivotrl_jax.models.config import ExpertConfig, LinearScaling, ModelConfig, RopeScaling
+from pivotrl_jax.models.config import (
+    ExpertConfig,
+    LinearScaling,
+    ModelConfig,
+    RopeScaling,
+    YarnScaling,
+)
 from pivotrl_jax.models.experts import (
     PRODUCTS,
     Pick,
@@ -31,7 +37,8 @@ from pivotrl_jax.models.params import LayerParams, Params, head, head_logits
 from pivotrl_jax.parallel.sharding import constrain, merged, unmerged
 from pivotrl_jax.trees.tree import TokenTree, causal
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# Of queries, keys, values, and the heads' sinks if they have some.
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
@@ -58,7 +65,8 @@ def layer_kinds(cfg: ModelConfig) -> LayerKind:
     if cfg.local is None:
         return LayerKind(jnp.broadcast_to(freqs, (cfg.layers, *freqs.shape)), None)
     is_local = jnp.arange(1, cfg.layers + 1) % cfg.local.period != 0
-    local_freqs = _frequencies(cfg.local.rope_theta, cfg.head_dim)
+    theta = cfg.local.rope_theta
+    local_freqs = freqs if theta is None else _frequencies(theta, cfg.head_dim)
     return LayerKind(
         jnp.where(is_local[:, None], local_freqs, freqs), jnp.where(is_local, cfg.local.window, ALL)
     )
@@ -86,6 +94,8 @@ def rope_frequencies(cfg: ModelConfig) -> Float[Array, "E/2"]:
             return _llama3_scaled(freqs, scaling)
         case LinearScaling(factor):
             return freqs / factor
+        case YarnScaling() as scaling:
+            return _yarn_scaled(freqs, cfg.rope_theta, scaling)
     return freqs
 
 
@@ -99,6 +109,22 @@ def _llama3_scaled(freqs: jax.Array, scaling: RopeScaling) -> jax.Array:
     span = scaling.high_freq_factor - scaling.low_freq_factor
     keep = jnp.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)
     return freqs * (keep + (1 - keep) / scaling.factor)
+
+
+def _yarn_scaled(freqs: jax.Array, theta: float, scaling: YarnScaling) -> jax.Array:
+    """Slows low frequencies by `factor` and blends in between, over pairs in their order."""
+    pairs = len(freqs)
+
+    def pair_that_turns(times: float) -> float:
+        turns = scaling.original_max_positions / (2 * math.pi * times)
+        return pairs * math.log(turns) / math.log(theta)
+
+    first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncated:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, 2 * pairs - 1)
+    slowed = jnp.clip((jnp.arange(pairs) - first) / max(last - first, 0.001), 0.0, 1.0)
+    return freqs * (1 - slowed + slowed / scaling.factor)
 
 
 def rotate(
@@ -136,8 +162,10 @@ def project_qkv(
         q, k, v = q + p.q_bias, k + p.k_bias, v + p.v_bias
     if p.q_norm is not None:
         q, k = rms_norm(q, p.q_norm, cfg), rms_norm(k, p.k_norm, cfg)
-    scale = (cfg.head_dim / (cfg.query_scalar or cfg.head_dim)) ** 0.5
-    q, k = rotate(q, positions, freqs, scale), rotate(k, positions, freqs)
+    scaling = cfg.rope_scaling
+    own = scaling.magnitude if isinstance(scaling, YarnScaling) else 1.0
+    scale = own * (cfg.head_dim / (cfg.query_scalar or cfg.head_dim)) ** 0.5
+    q, k = rotate(q, positions, freqs, scale), rotate(k, positions, freqs, own)
     return q.astype(cfg.operand_dtype), k.astype(cfg.operand_dtype), v.astype(cfg.operand_dtype)
 
 
@@ -150,8 +178,8 @@ def layer(
     attend: Attend,
     pick: Pick = likeliest,
 ) -> jax.Array:
-    """One block on activations [R, T, D]; `attend(q, k, v)` gives [R, T, H, G, E], and `pick`, of
-    tokens as `merged`, the experts that they go through."""
+    """One block on activations [R, T, D]; `attend` gives [R, T, H, G, E], and `pick`, of tokens as
+    `merged`, the experts that they go through."""
     shape = x.shape[:2]
     # One axis of tokens: from [1, T, D] XLA:CPU differentiates a norm twenty times slower.
     x, positions = merged(x), merged(positions)
@@ -159,8 +187,10 @@ def layer(
     with jax.named_scope("attention"):
         q, k, v = project_qkv(p, cfg, rms_norm(x, p.attn_norm, cfg), positions, freqs)
         # What follows is in the dtype of x, whatever attention multiplied.
-        out = merged(attend(*(unmerged(a, shape) for a in (q, k, v)))).astype(x.dtype)
+        q, k, v = (unmerged(a, shape) for a in (q, k, v))
+        out = merged(attend(q, k, v, p.sinks)).astype(x.dtype)
         y = project(out, p.o, "thge,hged->td", cfg.matmul_precision)
+        y = y if p.o_bias is None else y + p.o_bias
         x = x + (y if p.attn_post_norm is None else rms_norm(y, p.attn_post_norm, cfg))
     with jax.named_scope("ffn"):
         y = feed_forward(p, cfg, rms_norm(x, p.ffn_norm, cfg), pick)
@@ -240,7 +270,9 @@ def hidden_and_load(
             loads.append(load(chosen_TJ, merged(tree.segments) >= 0, experts.number))
             return chosen_TJ
 
-        attend = partial(tree_attention, tree=tree, window=kind.window)
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, sinks: jax.Array | None) -> jax.Array:
+            return tree_attention(q, k, v, tree, kind.window, sinks)
+
         x = layer(p, cfg, x, tree.positions, kind.freqs, attend, pick)
         found = loads[0] if loads else None, changed[0] if changed else None
         return constrain(x, "rows", "places", None), found

@@ -4,7 +4,8 @@ Files hold one [out, in] matrix per layer, or per layer and expert, with heads f
 ordered as H, G, E. So its slice of a leaf is always `matrix.T.reshape(...)`, whatever the leaf.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -45,6 +46,10 @@ def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
     if cfg.qkv_bias:
         found |= {"q_bias": (q,), "k_bias": (kv,), "v_bias": (kv,)}
+    if cfg.o_bias:
+        found |= {"o_bias": (d,)}
+    if cfg.sinks:
+        found |= {"sinks": (cfg.heads,)}
     if cfg.qk_norm:
         found |= {"q_norm": (cfg.head_dim,), "k_norm": (cfg.head_dim,)}
     if cfg.post_norms:
@@ -57,7 +62,15 @@ def _ffn_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     if cfg.experts is None:
         return {"gate": (f, d), "up": (f, d), "down": (d, f)}
     x, f = cfg.experts.number, cfg.experts.ffn
-    return {"router": (x, d), "expert_gate": (f, d), "expert_up": (f, d), "expert_down": (d, f)}
+    found: dict[str, tuple[int, ...]] = {
+        "router": (x, d), "expert_gate": (f, d), "expert_up": (f, d), "expert_down": (d, f),
+    }  # fmt: skip
+    if cfg.experts.bias:
+        found |= {
+            "router_bias": (x,), "expert_gate_bias": (f,), "expert_up_bias": (f,),
+            "expert_down_bias": (d,),
+        }  # fmt: skip
+    return found
 
 
 def tensor_shapes(cfg: ModelConfig, names: Names) -> dict[str, tuple[int, ...]]:
@@ -70,9 +83,14 @@ def tensor_shapes(cfg: ModelConfig, names: Names) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(
-    cfg: ModelConfig, names: Names, found: Mapping[str, tuple[int, ...]], where: Path
+    cfg: ModelConfig,
+    names: Names,
+    found: Mapping[str, tuple[int, ...]],
+    where: Path,
+    file_of: Callable[[str], str] = str,
 ) -> None:
-    """Raises UserError unless the file at `where` holds exactly the tensors of `cfg`.
+    """Raises UserError unless the file at `where` holds exactly the tensors of `cfg`, some of which
+    may be parts of what is one there (`file_of`).
 
     A tensor that the architecture does not use is an error too: ignoring a bias or a norm would
     give another model without a word.
@@ -80,8 +98,10 @@ def check_shapes(
     expected = tensor_shapes(cfg, names)
     for name, shape in expected.items():
         if name not in found:
+            there = file_of(name)
+            said = name if there == name else f"{there} that holds {name}"
             raise UserError(
-                f"{where} has no tensor {name} (expected shape {list(shape)}); "
+                f"{where} has no tensor {said} (expected shape {list(shape)}); "
                 "download the file again or correct its configuration"
             )
         if tuple(found[name]) != shape:
@@ -93,7 +113,7 @@ def check_shapes(
         if name not in expected:
             raise UserError(
                 f"{where}: tensor {name} has no place in the architecture of its configuration; "
-                "use weights of a plain Llama, Qwen2, Qwen3 or Gemma 3 model"
+                "use weights of a plain Llama, Qwen2, Qwen3, Gemma 3 or gpt-oss model"
             )
 
 
@@ -113,19 +133,32 @@ def assemble(cfg: ModelConfig, names: Names, read: Read, shardings: Params | Non
     return jax.tree.unflatten(tree, built)
 
 
-def disassemble(params: Params, cfg: ModelConfig, names: Names) -> Iterator[tuple[str, np.ndarray]]:
-    """The inverse of `assemble`: tensors in the order of `tensor_shapes`, dtype as in `params`.
+def disassemble(
+    params: Params, cfg: ModelConfig, names: Names, order: Iterable[str] | None = None
+) -> Iterator[np.ndarray]:
+    """The inverse of `assemble`: tensors in `order`, by default that of `tensor_shapes`, dtype as
+    in `params`.
 
     One tensor at a time comes to the host; adapters are merged on the devices, leaf by leaf. Where
     `params` are spread over processes, every process has to ask for all of them, and gets them.
     """
     named = jax.tree.leaves_with_path(params, is_leaf=is_low_rank)
     leaves = {path[-1].name: leaf for path, leaf in named}
-    for leaf, shape in file_shapes(cfg).items():
-        tensors = Tensors(names[leaf], shape, dense(leaves[leaf]))
-        for index in np.ndindex(stack(cfg, names[leaf])):
-            # No name for the array, so that it goes with its reader before the next one comes.
-            yield names[leaf].format(*index), _on_host(take(tensors, index))
+    shapes = file_shapes(cfg)
+    places = {
+        names[leaf].format(*index): (leaf, index)
+        for leaf in shapes
+        for index in np.ndindex(stack(cfg, names[leaf]))
+    }
+
+    @functools.lru_cache(maxsize=1)
+    def tensors(leaf: str) -> Tensors:
+        return Tensors(names[leaf], shapes[leaf], dense(leaves[leaf]))
+
+    for name in places if order is None else order:
+        leaf, index = places[name]
+        # No name for the array, so that it goes with its reader before the next one comes.
+        yield _on_host(take(tensors(leaf), index))
 
 
 def _on_host(tensor: jax.Array) -> np.ndarray:

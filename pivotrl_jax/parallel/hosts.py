@@ -5,6 +5,7 @@ process that fails says why, the others read it and end. Process 0 looks for sig
 since one that is killed says nothing. If process 0 itself is killed, JAX ends the others.
 """
 
+import atexit
 import dataclasses
 import os
 import sys
@@ -62,7 +63,7 @@ def start(
     jax.config.update("jax_enable_preemption_service", False)
     _join(place, arrival)
     if several():
-        threading.Thread(target=_watch, args=(patience,), daemon=True).start()
+        _begin_watch(patience)
         _require_same_count(place, arrival)
         # The first exchange has a time limit of its own on CPU, which a late process would break.
         _client().wait_at_barrier(MET, int(1000 * arrival))
@@ -160,7 +161,22 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
-def _watch(patience: float) -> None:
+def _begin_watch(patience: float) -> None:
+    """A thread watches over the others until this process exits."""
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(patience, over), daemon=True)
+
+    def end() -> None:
+        # A thread that comes back from JAX's client into an interpreter that is being finalized
+        # aborts the process.
+        over.set()
+        thread.join()
+
+    atexit.register(end)
+    thread.start()
+
+
+def _watch(patience: float, over: threading.Event) -> None:
     """Ends this process once another one has failed or is lost."""
     own, silent = str(jax.process_index()), dict[str, tuple[str, int]]()
     while (client := _client()) is not None:
@@ -173,7 +189,8 @@ def _watch(patience: float) -> None:
             if own == "0" and (lost := _lost(client, silent, patience / PERIOD)):
                 words = f"no sign of life for {patience:.0f} s"
                 client.key_value_set(FAILED + lost, words, allow_overwrite=True)
-        time.sleep(PERIOD)
+        if over.wait(PERIOD):
+            return
 
 
 def _lost(client: Any, silent: dict[str, tuple[str, int]], most: float) -> str | None:

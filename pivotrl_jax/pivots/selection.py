@@ -90,8 +90,9 @@ def nothing_selected(table: pa.Table, settings: SelectionSettings) -> str:
         f"no candidate was selected out of {len(status)} ({counts or 'none profiled'}; "
         f"threshold {settings.threshold}, min_variance {settings.min_variance}): "
         "if most are all_fail, warm-start longer; if most are all_pass, raise the sampling "
-        "temperature; if most are too_easy, raise the threshold; otherwise profile more samples "
-        "K per candidate"
+        "temperature; if most are too_easy, raise the threshold; if most are error or too_few, "
+        "whose samples have no verdict, raise sampling.max_tokens where they are truncated; "
+        "otherwise profile more samples K per candidate"
     )
 
 

@@ -14,14 +14,8 @@ from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.models.experts import UNKNOWN
 from pivotrl_jax.parallel import fetch, put_rows, row_shards
 from pivotrl_jax.sampling.drafts import follow_experts, groups
-from pivotrl_jax.sampling.engine import (
-    Drawn,
-    Refill,
-    advance,
-    decoding_layers,
-    idle_slots,
-    load_trunks,
-)
+from pivotrl_jax.sampling.engine import advance, decoding_layers, load_trunks
+from pivotrl_jax.sampling.slots import Drawn, Refill, idle_slots
 from pivotrl_jax.sampling.tokens import SamplingSettings, sample_keys
 from pivotrl_jax.sampling.types import DeviceCalls, EngineSettings, Request, Sample
 from pivotrl_jax.trees import round_up

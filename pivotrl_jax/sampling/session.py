@@ -11,15 +11,9 @@ from jaxtyping import Int, PRNGKeyArray
 
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.parallel import fetch, put_rows, row_shards
-from pivotrl_jax.sampling.engine import (
-    Drawn,
-    Refill,
-    advance,
-    decoding_layers,
-    extend_trunks,
-    idle_slots,
-)
+from pivotrl_jax.sampling.engine import advance, decoding_layers, extend_trunks
 from pivotrl_jax.sampling.sampler import drawn_in
+from pivotrl_jax.sampling.slots import Drawn, Refill, idle_slots
 from pivotrl_jax.sampling.tokens import SamplingSettings, sample_keys
 from pivotrl_jax.sampling.types import DeviceCalls, Sample
 from pivotrl_jax.trees import round_up

@@ -50,7 +50,8 @@ def learning_rates(settings: OptimizerSettings, steps: int) -> list[float]:
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW; norms and biases are not decayed, frozen leaves stay.
+    """Clip by global norm, then AdamW; norms, biases and sinks are not decayed, frozen leaves
+    stay.
 
     Raises UserError, when it first sees the parameters, for a frozen leaf that they do not have.
     """
@@ -76,9 +77,9 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
 
 
 def decayed(params: Any) -> Any:
-    """True for matrices, False for norms and biases."""
+    """True for matrices, False for norms, biases and sinks."""
     return jax.tree.map_with_path(
-        lambda path, _: not path[-1].name.endswith(("norm", "bias")), params
+        lambda path, _: not path[-1].name.endswith(("norm", "bias", "sinks")), params
     )
 
 

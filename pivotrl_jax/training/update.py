@@ -186,12 +186,9 @@ def policy_update(
             use = load, count_changes(changed, micro.routes, micro.index, micro.weight)
             h_RAD, labels = before_scored(h, micro.tree, micro.index)
             tokens = ScoredTokens(labels, micro.weight, micro.sample, micro.old_logp, ref_logp)
+            of_head = h_RAD, head(params, h_RAD.dtype), tokens, micro.groups, normaliser
             with jax.named_scope("loss"):
-                head_VD = head(params, h_RAD.dtype)
-                value, stats = grpo(
-                    h_RAD, head_VD, tokens, micro.groups, normaliser, policy, advantage,
-                    temperature=temperature,
-                )  # fmt: skip
+                value, stats = grpo(*of_head, policy, advantage, temperature=temperature)
             if micro.experts is None:
                 return value, (stats, None, use)
             nll, own = expert_loss(params, h, micro.tree, micro.experts, expert_tokens)

@@ -273,7 +273,7 @@ def write_played(
     }  # fmt: skip
     described = {"parameters": 1000, "multiplied": {"body": 1000, "head": 10}}
     write_json(path / "config.json", {"config": config} | described)
-    write_json(path / "profile/manifest.json", {"policy": "the base"})
+    write_json(path / "profile/train/manifest.json", {"policy": "the base"})
     write_json(path / "done/summary", {})
 
 

@@ -265,7 +265,7 @@ def test_samples_of_another_arm_took_their_time_there(tmp_path, play):
 
     assert (seconds("pivotrl"), seconds("strict")) == (10, 13)
     # Of another policy it drew its own.
-    (tmp_path / "strict/0/profile/manifest.json").write_text('{"policy": "another"}')
+    (tmp_path / "strict/0/profile/train/manifest.json").write_text('{"policy": "another"}')
     assert seconds("strict") == 10
 
 
@@ -366,6 +366,17 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     summary = study_summary.summary(tmp_path, [after["base"], after["strict"]])
     assert summary["strict"]["tuned"] == found["strict"]
     assert summary["strict"]["overrides"]["train.optimizer.learning_rate"] == 3.75e-5
+
+
+def test_trials_that_have_not_chosen_are_told_before_the_study_runs(tmp_path):
+    place = tmp_path / "tune"
+    for trial in ("base", "sft-0", "sft-1", "pivotrl-0"):
+        (place / trial / "0").mkdir(parents=True)
+    chosen = {"sft": {"field": "sft.optimizer.learning_rate", "chosen": 1e-3}}
+    tune.require_choices(ablations.chosen(arms.ARMS, ["sft", "end_to_end"]), chosen, place)
+    with pytest.raises(UserError, match=r"trials of arm pivotrl .* finish them with --tune"):
+        tune.require_choices(ablations.chosen(arms.ARMS, ["online"]), chosen, place)
+    tune.require_choices(arms.ARMS, {}, tmp_path / "none")
 
 
 def test_the_choice_is_by_greedy_and_sampled_episodes_together(tmp_path, play):

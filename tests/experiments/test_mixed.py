@@ -21,6 +21,7 @@ from experiments.settings import DomainSettings, ModelSettings, Settings
 from experiments.study_summary import figures
 from experiments.train_stage import _batches
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.models.config import Precision
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.pivots import SelectionSettings, Turn, read_samples
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings
@@ -215,14 +216,16 @@ def judged_anew(
     tmp_path: Path,
     name: str = "profile/train",
     most: int | None = None,
+    precision: Precision = "float32",
     **changes: Any,
 ) -> Run:
     """The run of `workdir` under `tool_name`, its training profile taken over as `name`."""
     stored = json.loads((workdir / "config.json").read_text())["config"]
     settings = from_config(Settings, stored)
     reward = replace(settings.reward, verifier="tool_name", recipe=SAME_TOOL)
+    model = replace(settings.model, matmul_precision=precision)
     profile = replace(settings.profile, **{"samples_from": str(workdir), **changes})
-    settings = replace(settings, reward=reward, profile=profile)
+    settings = replace(settings, reward=reward, profile=profile, model=model)
     run = Run(settings, tmp_path, make_mesh(MeshSettings(), jax.devices()[:1]))
     corpus = candidates_stage(run, read_stage(run))
     key, samples = key_of(run, PROFILE), settings.profile.samples
@@ -258,5 +261,7 @@ def test_a_profile_that_the_other_run_never_made_is_sampled(workdir: Path, tmp_p
 def test_samples_drawn_otherwise_are_refused(workdir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="were drawn with another sampling; leave"):
         judged_anew(workdir, tmp_path, sampling=SamplingSettings(temperature=0.7, max_tokens=48))
+    with pytest.raises(UserError, match="were drawn with another matmul_precision; leave"):
+        judged_anew(workdir, tmp_path / "rounded", precision="bfloat16")
     with pytest.raises(UserError, match="holds no profile to take samples from"):
         judged_anew(workdir, tmp_path / "other", samples_from="nowhere")

@@ -15,6 +15,7 @@ from experiments.config import from_config, to_config
 from experiments.context import as_json, with_defaults
 from experiments.settings import Settings
 from pivotrl_jax.errors import UserError
+from pivotrl_jax.models.presets import SMOLLM2_135M
 
 Parse = Callable[..., ConfigDict]
 
@@ -196,3 +197,12 @@ def test_devices_that_share_a_row_must_divide_it():
     )
     with pytest.raises(UserError, match=message):
         odd.require_whole_places(4)
+
+
+def test_a_run_computes_as_its_model_settings_have_it():
+    settings = swe.laptop().model
+    cfg = settings.configured(SMOLLM2_135M)
+    assert cfg == dataclasses.replace(SMOLLM2_135M, matmul_precision="bfloat16")
+    few = dataclasses.replace(settings, layers=4, matmul_precision="float32")
+    assert few.configured(SMOLLM2_135M) == dataclasses.replace(SMOLLM2_135M, layers=4)
+    assert dataclasses.replace(few, layers=99).configured(cfg).layers == SMOLLM2_135M.layers

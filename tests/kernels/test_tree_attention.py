@@ -55,9 +55,13 @@ def output_and_gradients(
     v: jax.Array,
     d: jax.Array,
     window: int | None = None,
-) -> tuple[jax.Array, ...]:
-    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, tree, window=window), q, k, v)
-    return out, *pull(d)
+    sinks: jax.Array | None = None,
+) -> list[jax.Array]:
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, sinks: jax.Array | None) -> jax.Array:
+        return attend(q, k, v, tree, window=window, sinks_HG=sinks)
+
+    out, pull = jax.vjp(run, q, k, v, sinks)
+    return jax.tree.leaves((out, pull(d)))
 
 
 chosen = functools.partial(tree_attention, implementation="xla")
@@ -111,12 +115,19 @@ SHARED = stack(
 )
 
 
+# As large as the scores of many keys together, and as good as none.
+SINKS = jnp.asarray([[0.0, 3.0, -9.0], [1.0, -1.0, 6.0]])
+
+
 def assert_equal_to_the_dense_form(
-    attend: Callable[..., jax.Array], tree: TokenTree, window: int | None = None
+    attend: Callable[..., jax.Array],
+    tree: TokenTree,
+    window: int | None = None,
+    sinks: jax.Array | None = None,
 ) -> None:
     arrays = operands(tree)
-    ours = output_and_gradients(attend, tree, *arrays, window)
-    dense = output_and_gradients(reference, tree, *arrays, window)
+    ours = output_and_gradients(attend, tree, *arrays, window, sinks)
+    dense = output_and_gradients(reference, tree, *arrays, window, sinks)
     for x, y in zip(ours, dense, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5)
 
@@ -143,6 +154,23 @@ def test_small_blocks_under_windows_equal_the_dense_form(attend):
     """One compiled program, as layers of one scanned body would have it."""
     for window in (1, 7, 30, 2**30):
         assert_equal_to_the_dense_form(attend, FOREST, window)
+
+
+@in_small_blocks
+@pytest.mark.parametrize("window", [None, 7])
+def test_sinks_have_their_part_of_every_softmax(attend, window):
+    assert_equal_to_the_dense_form(attend, SHARED, window, SINKS)
+
+
+def test_a_sink_is_a_key_that_all_see_and_whose_value_is_zero():
+    tree = causal(np.ones((2, 9), np.int32))
+    q, k, v, _ = operands(tree)
+    found = reference(q, k, v, tree, sinks_HG=SINKS)
+    scores = np.einsum("rqhge,rkhe->rqhgk", q, k) / np.sqrt(WIDTH)
+    weights = np.exp(scores) * np.tri(9)[None, :, None, None]
+    total = weights.sum(axis=-1) + np.exp(SINKS)
+    exact = np.einsum("rqhgk,rkhe->rqhge", weights / total[..., None], v)
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
 
 
 @in_small_blocks
@@ -222,15 +250,15 @@ def test_every_device_attends_to_its_own_rows_and_heads(attend):
 
 
 @in_small_blocks
-@pytest.mark.parametrize("window", [None, 7])
-def test_devices_that_share_a_row_attend_for_blocks_from_all_of_it(attend, window):
+@pytest.mark.parametrize(("window", "sinks"), [(None, None), (7, SINKS)], ids=["", "sinks"])
+def test_devices_that_share_a_row_attend_for_blocks_from_all_of_it(attend, window, sinks):
     """Two along `context`, beside two along `tensor`: queries travel, keys are gathered."""
-    alone = output_and_gradients(reference, SHARED, *operands(SHARED), window)
+    alone = output_and_gradients(reference, SHARED, *operands(SHARED), window, sinks)
     mesh = make_mesh(MeshSettings(fsdp=2, tensor=2, context=2))
     with jax.set_mesh(mesh):
         inputs = put_rows((SHARED, *operands(SHARED)), mesh)
-        compiled = output_and_gradients.lower(attend, *inputs, window).compile()
-        together = compiled(*inputs, window)
+        compiled = output_and_gradients.lower(attend, *inputs, window, sinks).compile()
+        together = compiled(*inputs, window, sinks)
     for x, y in zip(together, alone, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5)
     text = compiled.as_text()

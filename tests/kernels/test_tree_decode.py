@@ -23,6 +23,8 @@ START = jnp.asarray([[45, 1, 17, 16], [3, 12, 0, 16], [0, 0, 0, 0]])
 STEP = jnp.asarray([[0, 6, 3, 1], [5, 0, 2, -1], [6, 0, 3, 1]])
 ALL = jnp.zeros_like(START)  # every slot sees from its first token on
 WINDOWS = [None, 1, 8]
+Sinks = tuple[jax.Array, ...]  # one array or none
+SINKS = jnp.asarray([[0.0, 3.0, -9.0], [1.0, -1.0, 6.0]])
 
 
 def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
@@ -33,16 +35,16 @@ def operands(dtype: jnp.dtype = jnp.float32) -> list[jax.Array]:
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
-def interpreted(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
-    return pallas.tree_decode(*arrays, START, STEP, first, keys=KEYS, interpret=True)
+def interpreted(*arrays: jax.Array, first: jax.Array = ALL, sinks: Sinks = ()) -> jax.Array:
+    return pallas.tree_decode(*arrays, START, STEP, first, *sinks, keys=KEYS, interpret=True)
 
 
-def in_blocks(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, first, keys=KEYS)
+def in_blocks(*arrays: jax.Array, first: jax.Array = ALL, sinks: Sinks = ()) -> jax.Array:
+    return xla_form.tree_decode(*arrays, START, STEP, first, *sinks, keys=KEYS)
 
 
-def at_once(*arrays: jax.Array, first: jax.Array = ALL) -> jax.Array:
-    return xla_form.tree_decode(*arrays, START, STEP, first, keys=TRUNK)
+def at_once(*arrays: jax.Array, first: jax.Array = ALL, sinks: Sinks = ()) -> jax.Array:
+    return xla_form.tree_decode(*arrays, START, STEP, first, *sinks, keys=TRUNK)
 
 
 FORMS = pytest.mark.parametrize(
@@ -51,8 +53,8 @@ FORMS = pytest.mark.parametrize(
 reference = functools.partial(tree_decode, implementation="reference")
 
 
-def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step, window) -> np.ndarray:
-    """One query at a time, of whose sequence the last `window` tokens count."""
+def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step, window, sinks) -> np.ndarray:
+    """One query at a time, of whose sequence the last `window` tokens count, and its sink."""
     out = np.zeros(q.shape)
     for r, b, h, g in np.ndindex(*q.shape[:4]):
         k = np.concatenate(
@@ -61,26 +63,33 @@ def numpy_decode(q, trunk_k, trunk_v, own_k, own_v, start, step, window) -> np.n
         v = np.concatenate([trunk_v[r, h, : start[r, b]], own_v[r, b, h, : step[r, b] + 1]])
         k, v = (x[-window:] if window else x for x in (k, v))
         scores = k @ q[r, b, h, g] / np.sqrt(q.shape[-1])
-        weights = np.exp(scores - scores.max())
-        out[r, b, h, g] = weights @ v / weights.sum()
+        weights = np.exp(scores)
+        out[r, b, h, g] = weights @ v / (weights.sum() + (0 if sinks is None else sinks[h, g]))
     return out
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_the_dense_form_is_one_softmax_per_query(window):
+@pytest.mark.parametrize("sinks", [None, SINKS], ids=["", "sinks"])
+def test_the_dense_form_is_one_softmax_per_query(window, sinks):
     arrays = operands()
     step = jnp.maximum(STEP, 0)
-    exact = numpy_decode(*(np.asarray(x, np.float64) for x in arrays), START, step, window)
-    np.testing.assert_allclose(reference(*arrays, START, step, window), exact, rtol=1e-4, atol=1e-5)
+    exact = numpy_decode(
+        *(np.asarray(x, np.float64) for x in arrays), START, step, window,
+        None if sinks is None else np.exp(np.asarray(sinks)),
+    )  # fmt: skip
+    found = reference(*arrays, START, step, window, sinks)
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-5)
 
 
 @FORMS
 @pytest.mark.parametrize("window", WINDOWS)
-def test_trunk_and_own_tokens_merge_to_the_dense_softmax(decode, window):
+@pytest.mark.parametrize("sinks", [(), (SINKS,)], ids=["", "sinks"])
+def test_trunk_and_own_tokens_merge_to_the_dense_softmax(decode, window, sinks):
     arrays = operands()
     last = START + STEP  # position of each slot's token
-    ours = decode(*arrays, first=jnp.maximum(last - window + 1, 0) if window else ALL)
-    dense = reference(*arrays, START, STEP, window)
+    first = jnp.maximum(last - window + 1, 0) if window else ALL
+    ours = decode(*arrays, first=first, sinks=sinks)
+    dense = reference(*arrays, START, STEP, window, *sinks)
     seeing = np.asarray((START > 0) | (STEP >= 0))
     np.testing.assert_allclose(ours[seeing], dense[seeing], rtol=1e-5, atol=1e-5)
     assert bool(jnp.isfinite(ours).all())
@@ -136,7 +145,7 @@ def test_every_device_attends_for_its_own_rows_and_heads(implementation):
         np.testing.assert_allclose(decode(*arrays), alone, rtol=1e-6, atol=1e-6)
         inputs = [
             jax.device_put(x, NamedSharding(mesh, spec(axes, x.shape[: len(axes)], mesh)))
-            for x, axes in zip(arrays, AXES[:-1], strict=True)
+            for x, axes in zip(arrays, AXES[: len(arrays)], strict=True)
         ]
         text = decode.lower(*inputs).compile().as_text()
     assert "f32[2,4,1,16,7]" in text  # own keys of two rows and one head, on each of four devices
@@ -153,7 +162,8 @@ def test_devices_that_share_a_trunk_merge_what_they_find(implementation, window,
     )
     number = jnp.arange(6) % SLOTS if slots == SLOTS else jnp.arange(1)
     q, own_k, own_v, start, step = (x[:, number] for x in (q, own_k, own_v, start, step))
-    arrays = (q, trunk_k, trunk_v, own_k, own_v, start, step, window)
+    sinks = None if window is None else SINKS
+    arrays = (q, trunk_k, trunk_v, own_k, own_v, start, step, window, sinks)
     decode = functools.partial(
         tree_decode, implementation=implementation, interpret=implementation == "pallas"
     )

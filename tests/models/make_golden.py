@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = {
@@ -66,6 +67,17 @@ CONFIGS = {
         },
         query_pre_attn_scalar=21, sliding_window=8, tie_word_embeddings=True, pad_token_id=None,
         **SMALL | {"num_hidden_layers": 6},
+    ),
+    "gpt_oss": transformers.GptOssConfig(
+        hidden_size=48, num_attention_heads=8, num_key_value_heads=1, head_dim=16,
+        intermediate_size=24, rms_norm_eps=1e-5, max_position_embeddings=131072,
+        num_local_experts=8, num_experts_per_tok=2, sliding_window=8, swiglu_limit=1.5,
+        rope_parameters={
+            "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0,
+            "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 4096,
+        },
+        tie_word_embeddings=False, attn_implementation="eager",
+        **SMALL,
     ),
 }  # fmt: skip
 TEXT = """<|im_start|>user
@@ -126,10 +138,21 @@ def make_pretrained(path: Path) -> None:
     )
 
 
+def make_four_bits() -> None:
+    """Every byte of two numbers and many powers of two, and what transformers reads in them."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.arange(256, dtype=torch.uint8).reshape(1, 4, 4, 16)
+    scales = torch.randint(110, 140, (1, 4, 4), generator=generator, dtype=torch.uint8)
+    found = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    arrays = {"blocks": blocks, "scales": scales, "numbers": found}
+    np.savez_compressed(GOLDEN / "mxfp4.npz", **{k: v.numpy() for k, v in arrays.items()})
+
+
 def main() -> None:
     torch.manual_seed(0)
     for seed, (name, config) in enumerate(CONFIGS.items()):
         make_small(name, config, seed)
+    make_four_bits()
     if len(sys.argv) > 1:
         make_pretrained(Path(sys.argv[1]))
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}

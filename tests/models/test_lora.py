@@ -1,5 +1,6 @@
 """Policies with adapters against the dense matrices that they stand for, written out in NumPy."""
 
+import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -32,6 +33,7 @@ from pivotrl_jax.models.lora import (
     merge,
     policy_of,
     project,
+    rounded_projections,
 )
 from pivotrl_jax.models.presets import QWEN_2_5_0_5B, QWEN_3_30B_A3B, shrink
 from pivotrl_jax.trees.tree import causal
@@ -206,9 +208,25 @@ def test_scale():
 def test_a_float32_adapter_works_in_the_dtype_of_a_bfloat16_base():
     one = lambda *shape: jnp.full(shape, 0.5)  # noqa: E731
     leaf = LowRank(one(4, 6).astype(jnp.bfloat16), one(4, 2), one(2, 6), 1.0)
-    found = project(one(3, 4).astype(jnp.bfloat16), leaf, "td,df->tf")
+    found = project(one(3, 4).astype(jnp.bfloat16), leaf, "td,df->tf", "float32")
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, np.full((3, 6), 2.0))
+
+
+def test_decoding_rounds_matrices_and_leaves_adapters_and_norms(base, adapters):
+    cfg = dataclasses.replace(CFG, matmul_precision="bfloat16")
+    policy = attach(base, adapters)
+    layers = rounded_projections(policy.layers, cfg)
+    for target in TARGETS:
+        leaf, given = getattr(layers, target), getattr(policy.layers, target)
+        if isinstance(leaf, LowRank):
+            np.testing.assert_array_equal(leaf.a, given.a)
+            assert leaf.a.dtype == leaf.b.dtype == jnp.float32
+            leaf, given = leaf.w, given.w
+        np.testing.assert_array_equal(leaf, given.astype(jnp.bfloat16))
+        assert leaf.dtype == jnp.bfloat16
+    assert layers.attn_norm.dtype == jnp.float32
+    assert rounded_projections(policy.layers, CFG) is policy.layers
 
 
 def test_axes_are_those_of_the_base_and_the_rank():

@@ -21,6 +21,9 @@ SHRUNKEN = {
     "gemma3": presets.shrink(
         presets.GEMMA_3_27B, width=48, kv_heads=2, head_dim=16, **SMALL | {"layers": 6}
     ),
+    "gpt_oss": presets.shrink(
+        presets.GPT_OSS_120B, width=48, kv_heads=1, head_dim=16, **SMALL | {"ffn": 24}
+    ),
 }
 PUBLISHED = {
     "Llama-3.2-1B": {
@@ -89,6 +92,25 @@ PUBLISHED = {
         },
         "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152},
     },
+    "gpt-oss-20b": {
+        "model_type": "gpt_oss", "attention_bias": True, "experts_per_token": 4, "head_dim": 64,
+        "hidden_act": "silu", "hidden_size": 2880, "initial_context_length": 4096,
+        "intermediate_size": 2880, "layer_types": ["sliding_attention", "full_attention"] * 12,
+        "max_position_embeddings": 131072, "num_attention_heads": 64, "num_experts_per_tok": 4,
+        "num_hidden_layers": 24, "num_key_value_heads": 8, "num_local_experts": 32,
+        "quantization_config": {
+            "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"],
+            "quant_method": "mxfp4",
+        },
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0,
+            "original_max_position_embeddings": 4096, "rope_type": "yarn", "truncate": False,
+        },
+        "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128,
+        "swiglu_limit": 7.0, "tie_word_embeddings": False, "torch_dtype": "float32",
+        "vocab_size": 201088,
+    },
 }  # fmt: skip
 PRESETS = {cfg.name: cfg for cfg in vars(presets).values() if isinstance(cfg, ModelConfig)}
 # Billions of parameters, as the models' cards have them.
@@ -98,7 +120,7 @@ SIZES = {
     "Qwen3-4B": 4.0, "Qwen3-8B": 8.2, "Qwen3-14B": 14.8, "Qwen3-32B": 32.8,
     "Qwen3-30B-A3B": 30.5,
     "gemma-3-270m": 0.268, "gemma-3-1b": 1.0, "gemma-3-4b": 3.88, "gemma-3-12b": 11.77,
-    "gemma-3-27b": 27.0,
+    "gemma-3-27b": 27.0, "gpt-oss-20b": 20.9, "gpt-oss-120b": 116.8,
 }  # fmt: skip
 
 

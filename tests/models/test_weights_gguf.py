@@ -12,7 +12,7 @@ from pivotrl_jax.models import huggingface
 from pivotrl_jax.models.config import ModelConfig
 from pivotrl_jax.models.gguf import NAMES, GgufFile
 from pivotrl_jax.models.transformer import rope_frequencies
-from pivotrl_jax.models.weights import disassemble
+from pivotrl_jax.models.weights import disassemble, tensor_shapes
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -62,7 +62,8 @@ def write(
     writer.add_layer_norm_rms_eps(cfg.norm_eps)
     for key, value in (fields or {}).items():
         writer.add_string(key, value)
-    content = dict(disassemble(params, cfg, NAMES))
+    arrays = disassemble(params, cfg, NAMES)
+    content = dict(zip(tensor_shapes(cfg, NAMES), arrays, strict=True))
     for key in content:
         if arch == "llama" and "attn_q." in key:
             content[key] = llama_cpp_permute(content[key], cfg.heads)

@@ -1,6 +1,7 @@
 """Logits against Hugging Face transformers on the same weights; see make_golden.py."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.models import huggingface, logits
-from pivotrl_jax.models.config import ExpertConfig, LocalLayers, ModelConfig
+from pivotrl_jax.models.config import ExpertConfig, LocalLayers, ModelConfig, YarnScaling
 from pivotrl_jax.models.params import Params
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,6 +28,7 @@ def test_logits_equal_those_of_transformers(family):
     assert deviation(family.directory, family.params, family.cfg) < 1e-4
 
 
+YARN = YarnScaling(32.0, 32.0, 1.0, 4096, 1 + 0.1 * math.log(32), truncated=False)
 # What each family has and another lacks: leaves that are left out, or a field that is changed.
 FEATURES = {
     "llama31": [{"rope_scaling": None}, {"rope_theta": 10_000.0}],
@@ -44,6 +46,23 @@ FEATURES = {
         {"norm_offset": 0.0},
         {"scaled_embed": False},
         {"query_scalar": None},
+    ],
+    "gpt_oss": [
+        ("q_bias", "k_bias", "v_bias"),
+        ("o_bias",),
+        ("sinks",),
+        ("router_bias",),
+        ("expert_gate_bias", "expert_up_bias"),
+        ("expert_down_bias",),
+        {"experts": ExpertConfig(8, 2, 24, bias=True, limit=7.0)},
+        {"experts": ExpertConfig(8, 2, 24, bias=True, limit=None)},
+        {"local": LocalLayers(9, 2, None)},
+        {"local": LocalLayers(8, 1, None)},
+        {"local": LocalLayers(8, 2, 150_000.0)},
+        {"rope_scaling": dataclasses.replace(YARN, magnitude=1.0)},
+        {"rope_scaling": dataclasses.replace(YARN, truncated=True)},
+        {"rope_scaling": dataclasses.replace(YARN, beta_fast=16.0)},
+        {"rope_scaling": dataclasses.replace(YARN, beta_slow=2.0)},
     ],
 }
 CHANGES = [(name, change) for name, changes in FEATURES.items() for change in changes]

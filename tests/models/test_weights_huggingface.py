@@ -129,7 +129,12 @@ def test_facts_of_no_family_are_named(preset, facts, named):
         ({"model_type": "qwen3_moe"}, "num_experts must be an integer"),
         ({"mlp_only_layers": [0]}, r"mlp_only_layers is \[0\]"),
         ({"decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_type is 'longrope'"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "lacks 'original_max_posit"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}},
+            "rope_scaling.mscale is 0.7",
+        ),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
@@ -158,12 +163,43 @@ def test_unsupported_configuration_is_named(fields, named, copy):
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
             "rope_parameters.sliding_attention is",
         ),
+        (
+            {
+                "rope_parameters": {
+                    "full_attention": {
+                        "rope_type": "yarn",
+                        "factor": 8.0,
+                        "original_max_position_embeddings": 8192,
+                    }
+                }
+            },
+            "rope_scaling.rope_type is 'yarn'",
+        ),
     ],
 )
 def test_unsupported_gemma_is_named(fields, named):
     published = json.loads((GOLDEN / "gemma3" / "config.json").read_text())
     with pytest.raises(UserError, match=named):
         huggingface.config_from_hf(published | fields)
+
+
+def test_what_a_gpt_oss_leaves_out_is_what_transformers_takes():
+    """And one without scaling says so, because transformers would add it."""
+    published = json.loads((GOLDEN / "gpt_oss" / "config.json").read_text())
+    cfg = huggingface.config_from_hf(published)
+    silent = {"rope_parameters", "rms_norm_eps"}
+    rest = {field: value for field, value in published.items() if field not in silent}
+    assert huggingface.config_from_hf(rest) == cfg
+    plain = dataclasses.replace(cfg, rope_scaling=None)
+    exported = huggingface.config_to_hf(plain)
+    assert exported["rope_scaling"] == {"rope_type": "default"}
+    assert huggingface.config_from_hf(exported, cfg.name) == plain
+    for field, value in (
+        ("swiglu_limit", None),
+        ("rope_scaling", {"rope_type": "linear", "factor": None}),
+    ):
+        with pytest.raises(UserError, match="must be a number"):
+            huggingface.config_from_hf(rest | {field: value})
 
 
 def test_missing_tensor_is_named(copy):

@@ -207,3 +207,9 @@ def test_the_only_task_of_a_node_takes_all_of_its_gpus() -> None:
     per_gpu = SLURM | {"SLURM_NTASKS": "32", "SLURM_GPUS_ON_NODE": "8"}
     assert devices_of_slurm(per_gpu) is None
     assert devices_of_slurm({}) is None
+
+
+def test_processes_exit_as_asked_however_often_they_look_after_each_other(run) -> None:
+    # Those that left while they looked were aborted.
+    ended = run("exit_worker.py", 4, 1)
+    assert [code for code, *_ in ended] == [143] * 4, [err[-900:] for *_, err in ended]

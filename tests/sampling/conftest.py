@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pivotrl_jax.models import ModelConfig, Params, init
-from pivotrl_jax.models.presets import QWEN_3_30B_A3B, shrink
+from pivotrl_jax.models.presets import GPT_OSS_120B, shrink
 from pivotrl_jax.sampling import Request, SamplingSettings, sampler
 
 
@@ -24,15 +24,14 @@ def params(cfg: ModelConfig) -> Params:
 
 @pytest.fixture(scope="session")
 def expert_cfg(cfg: ModelConfig) -> ModelConfig:
-    """The like with experts."""
-    return shrink(
-        QWEN_3_30B_A3B, vocab=cfg.vocab, width=32, layers=2, kv_heads=2, head_dim=8, ffn=16
-    )
+    """The like with experts, biases, sinks and local layers."""
+    return shrink(GPT_OSS_120B, vocab=cfg.vocab, width=32, layers=2, kv_heads=2, head_dim=8, ffn=16)
 
 
 @pytest.fixture(scope="session")
 def expert_params(expert_cfg: ModelConfig) -> Params:
-    return init(jax.random.key(1), expert_cfg)
+    made, key = init(jax.random.key(1), expert_cfg), jax.random.key(2)
+    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), made)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from pivotrl_jax.models import logical_axes, logits, shapes
 from pivotrl_jax.models.experts import expert_layer
 from pivotrl_jax.parallel import MeshSettings, make_mesh, put_rows, rows, shardings
 from pivotrl_jax.sampling import EngineSettings, SamplingSettings, sample
-from pivotrl_jax.sampling.engine import decoding_layers, idle_slots, load_trunks
+from pivotrl_jax.sampling.engine import decoding_layers, load_trunks
+from pivotrl_jax.sampling.slots import idle_slots
 
 # As many rows as devices: three trunks and five rows of padding.
 ENGINE = EngineSettings(rows=8, slots=32, chunk=16, row_multiple=16)
@@ -97,3 +98,4 @@ def test_decoding_gathers_no_expert(expert_cfg, expert_params):
     assert first.expert_gate.sharding.shard_shape(first.expert_gate.shape)[0] == number // 8
     assert f"f32[{number // 8},{cfg.width},{ffn}]" in text
     assert f"f32[{number},{cfg.width},{ffn}]" not in text
+    assert f" = f32[{number},{cfg.width}]{{1,0}} all-gather" not in text

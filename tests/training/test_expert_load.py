@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.models import Params, hidden_and_load, init
-from pivotrl_jax.models.presets import QWEN_3_30B_A3B, shrink
+from pivotrl_jax.models import ModelConfig, Params, hidden_and_load, init
+from pivotrl_jax.models.presets import GPT_OSS_20B, QWEN_3_30B_A3B, shrink
 from pivotrl_jax.training import (
     OptimizerSettings,
     in_micro_batches,
@@ -21,25 +21,35 @@ from pivotrl_jax.training import (
 from pivotrl_jax.training.expert_load import load_metrics
 from pivotrl_jax.trees import causal
 
-CFG = shrink(QWEN_3_30B_A3B, vocab=256, width=32, layers=2, kv_heads=2, head_dim=8, ffn=16)
+CONFIGS = [
+    shrink(published, vocab=256, width=32, layers=2, kv_heads=2, head_dim=8, ffn=16)
+    for published in (QWEN_3_30B_A3B, GPT_OSS_20B)
+]
 FROZEN = OptimizerSettings(0.1, eps=1e-2, weight_decay=0.1, frozen=("router", "embed"))
 OPTIMIZER = make_optimizer(FROZEN, 4)
 
 
-@pytest.fixture(scope="module")
-def params() -> Params:
-    return init(jax.random.key(3), CFG)
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda cfg: cfg.name)
+def cfg(request) -> ModelConfig:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def run(place, params, supervised_rows):
+def params(cfg) -> Params:
+    """Biases and sinks that are not zero, either."""
+    made, key = init(jax.random.key(3), cfg), jax.random.key(4)
+    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), made)
+
+
+@pytest.fixture(scope="module")
+def run(place, cfg, params, supervised_rows):
     """The parameters, the state and the metrics after one update on a mesh."""
 
     def run(*sizes: int):
-        mesh, placed = place(*sizes, cfg=CFG, params=params)
-        layout = state_shardings(OPTIMIZER, CFG, mesh)
+        mesh, placed = place(*sizes, cfg=cfg, params=params)
+        layout = state_shardings(OPTIMIZER, cfg, mesh)
         with jax.set_mesh(mesh):
-            update = supervised_update(CFG, OPTIMIZER, layout, "full")
+            update = supervised_update(cfg, OPTIMIZER, layout, "full")
             state = new_state(placed, OPTIMIZER, layout)
             after, metrics = in_micro_batches(update, mesh)(state, supervised_rows)
         del metrics["micro_tokens"]  # per device, so not the same on every mesh
@@ -64,10 +74,10 @@ def test_an_update_does_not_depend_on_the_mesh(run, alone):
             assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
 
 
-def test_rows_that_fill_a_micro_batch_are_nobodys_load(place, params, supervised_rows, alone):
-    mesh, placed = place(1, 1, 1, cfg=CFG, params=params)
-    layout = state_shardings(OPTIMIZER, CFG, mesh)
-    update = supervised_update(CFG, OPTIMIZER, layout, "full")
+def test_rows_that_fill_a_micro_batch_are_nobodys_load(place, cfg, params, supervised_rows, alone):
+    mesh, placed = place(1, 1, 1, cfg=cfg, params=params)
+    layout = state_shardings(OPTIMIZER, cfg, mesh)
+    update = supervised_update(cfg, OPTIMIZER, layout, "full")
     # Four rows, and two of padding.
     _, metrics = update(new_state(placed, OPTIMIZER, layout), micro_batches(supervised_rows, 3))
     loads = {name: value for name, value in alone[1].items() if name.startswith("experts/")}
@@ -89,18 +99,21 @@ def test_an_unknown_frozen_leaf_is_named(params):
         optimizer.init(params)
 
 
-def test_every_token_but_padding_is_counted_with_each_of_its_experts(params):
+def test_every_token_but_padding_is_counted_with_each_of_its_experts(cfg, params):
     read = jax.jit(hidden_and_load, static_argnums=1)
     tree = causal(jnp.arange(24, dtype=jnp.int32).reshape(2, 12))
     tree = tree.replace(segments=jnp.where(tree.positions < 9, tree.segments, -1))
-    _, load_NX, _ = read(params, CFG, tree)
+    _, load_NX, _ = read(params, cfg, tree)
     assert load_NX.shape == (2, 8)
     np.testing.assert_array_equal(load_NX.sum(axis=1), [2 * 9 * 2] * 2)
 
     # Without a preference the first experts are chosen.
-    layers = params.layers.replace(router=jnp.zeros_like(params.layers.router))
-    indifferent = params.replace(layers=layers)
-    _, load_NX, _ = read(indifferent, CFG, tree)
+    router = [
+        leaf for leaf in ("router", "router_bias") if getattr(params.layers, leaf) is not None
+    ]
+    zeros = {leaf: jnp.zeros_like(getattr(params.layers, leaf)) for leaf in router}
+    indifferent = params.replace(layers=params.layers.replace(**zeros))
+    _, load_NX, _ = read(indifferent, cfg, tree)
     np.testing.assert_array_equal(load_NX, [[18, 18, *[0] * 6]] * 2)
 
 

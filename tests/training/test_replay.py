@@ -17,7 +17,8 @@ from pivotrl_jax.objectives import PolicySettings
 from pivotrl_jax.parallel import put_rows
 from pivotrl_jax.pivots import Row, Turn
 from pivotrl_jax.sampling import EngineSettings, Sample, SamplingSettings
-from pivotrl_jax.sampling.engine import idle_slots, load_trunks
+from pivotrl_jax.sampling.engine import load_trunks
+from pivotrl_jax.sampling.slots import idle_slots
 from pivotrl_jax.training import (
     PivotStep,
     PolicyBatch,

@@ -171,8 +171,10 @@ def scopes(lowered: jax.stages.Lowered) -> set[str]:
     return {*re.findall(r"\w+", " ".join(paths))}
 
 
-def test_norms_and_biases_are_not_decayed():
-    everything = dataclasses.replace(QWEN_3_0_6B, qkv_bias=True, tied=False)
+def test_norms_biases_and_sinks_are_not_decayed():
+    everything = dataclasses.replace(
+        QWEN_3_0_6B, qkv_bias=True, o_bias=True, sinks=True, tied=False
+    )
     cfg = shrink(everything, vocab=8, width=8, layers=1, kv_heads=1, head_dim=4, ffn=8)
     params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes(cfg))
     names = {path[-1].name: on for path, on in jax.tree.leaves_with_path(decayed(params))}
