@@ -12,6 +12,7 @@ small policy keeps no more than one core busy, `--jobs` runs several at once.
 `--tune` chooses learning rates before all that: as many trials for every arm, with seed 0 and in
 tune/ of the work directory, are compared by episodes of validation tasks. It leaves tuned.json,
 and the arms of later commands take their rates from there; variants of PivotRL take PivotRL's.
+Without it they take what the study says earlier trials chose.
 """
 
 import importlib
@@ -129,9 +130,10 @@ def main(argv: list[str]) -> None:
     if TUNE.value:
         tune(config, study, arms, workdir, JOBS.value)
         return
-    arms = tuned(arms, choices(workdir))
-    known = tuned(study.arms, choices(workdir))  # of earlier commands as well
+    known = tuned(study, choices(workdir))
+    arms = [arm for arm in known if arm.name in {own.name for own in arms}]
     for _ in run_all(config, list(runs(arms, SEEDS.value)), arms[0], workdir, JOBS.value):
+        # Arms of earlier commands are in it as well.
         write_json(workdir / "summary.json", summary(workdir, known))
     print(f"report: {study_report.write(workdir, workdir)}")
 

@@ -31,12 +31,14 @@ class Study:
     """`prepare` makes what a preset's settings read, unless it is there; the first of `arms` trains
     nothing.
 
-    What is `tuned` has one trial for each of `factors`, of its configured learning rate.
+    What is `tuned` has one trial for each of `factors`, of its configured learning rate. `rates`,
+    by arm, are what earlier trials chose: a study without trials of its own runs at them.
     """
 
     prepare: Callable[[Mesh, Settings], None]
     arms: tuple[Arm, ...]
     factors: tuple[float, ...] = (1 / 8, 1 / 2, 2.0, 8.0)
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 SFT_RATE, PIVOT_RATE, EPISODE_RATE = (

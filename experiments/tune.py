@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.arms import PIVOT_RATE, Arm
+from experiments.arms import PIVOT_RATE, Arm, Study
 from experiments.study_summary import figures
 from pivotrl_jax.errors import UserError
 
@@ -73,7 +73,13 @@ def require_choices(arms: Sequence[Arm], found: Mapping[str, Any], place: Path) 
             )
 
 
-def tuned(arms: Sequence[Arm], found: Mapping[str, Any]) -> list[Arm]:
-    """The arms with the rates that were chosen for them, if any (`choice`, by name)."""
-    rates = {name: {own["field"]: own["chosen"]} for name, own in found.items()}
-    return [with_overrides(arm, rates.get(arm.rate_of or arm.name, {})) for arm in arms]
+def tuned(study: Study, found: Mapping[str, Any]) -> tuple[Arm, ...]:
+    """The study's arms with the rates that were chosen for them: by trials (`choice`, by name), or
+    else the study's own."""
+    rates = dict(study.rates) | {name: own["chosen"] for name, own in found.items()}
+    fields = {arm.name: arm.tuned for arm in study.arms if arm.tuned}
+    sources = ((arm, arm.rate_of or arm.name) for arm in study.arms)
+    return tuple(
+        with_overrides(arm, {fields[name]: rates[name]} if name in rates else {})
+        for arm, name in sources
+    )

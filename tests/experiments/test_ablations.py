@@ -350,7 +350,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     assert {name: row["chosen"] for name, row in found.items()} == {
         "sft": 1.25e-4, "pivotrl": 1.5e-4, "strict": 3.75e-5,
     }  # fmt: skip
-    after = {arm.name: arm for arm in tune.tuned(arms.ARMS, found)}
+    after = {arm.name: arm for arm in tune.tuned(arms.Study(lambda *_: None, arms.ARMS), found)}
     settings = study_runs.settings_of(config, after["strict"], 1, tmp_path)
     assert settings.train.optimizer.learning_rate == 3.75e-5
     assert settings.reward.updates == arms.EXACT
@@ -366,6 +366,23 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     summary = study_summary.summary(tmp_path, [after["base"], after["strict"]])
     assert summary["strict"]["tuned"] == found["strict"]
     assert summary["strict"]["overrides"]["train.optimizer.learning_rate"] == 3.75e-5
+
+
+def test_a_study_without_trials_runs_at_its_own_rates():
+    found = {"sft": {"field": arms.SFT_RATE, "chosen": 1e-3}}
+    study = arms.Study(lambda *_: None, arms.ARMS, rates={"sft": 5e-4, "pivotrl": 1.5e-4})
+    alone, after = (
+        {arm.name: arm.overrides for arm in tune.tuned(study, own)} for own in ({}, found)
+    )
+    assert alone["sft"][arms.SFT_RATE] == 5e-4
+    assert after["sft"][arms.SFT_RATE] == 1e-3
+    for own in (alone, after):
+        assert own["pivotrl"][arms.PIVOT_RATE] == own["online"][arms.PIVOT_RATE] == 1.5e-4
+        assert arms.PIVOT_RATE not in own["no_filter"]
+
+
+def test_the_text_games_have_a_rate_for_every_arm_that_trials_choose_one_for():
+    assert set(textworld.STUDY.rates) == {arm.name for arm in arms.ARMS if arm.tuned}
 
 
 def test_trials_that_have_not_chosen_are_told_before_the_study_runs(tmp_path):
