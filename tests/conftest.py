@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,6 +42,20 @@ for name, repeatable in (("fresh", False), ("repeatable", True)):
         suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
 hypothesis.settings.load_profile("repeatable")
+
+
+# Of 65,530 that Linux allows a process; the compiler ends by a segmentation fault where there are
+# more, and every program that XLA:CPU keeps takes about twenty.
+MANY_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs() -> Iterator[None]:
+    """Drops the compiled programs of earlier files before there are too many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MANY_MAPS:
+        jax.clear_caches()
 
 
 GOLDEN = Path(__file__).parent / "models" / "golden"
