@@ -13,7 +13,7 @@ import pyarrow as pa
 from experiments.artifacts import write_json, write_table
 from experiments.context import Run
 from pivotrl_jax.errors import UserError
-from pivotrl_jax.parallel import first
+from pivotrl_jax.parallel import divided, first
 from pivotrl_jax.pivots import Turn
 from pivotrl_jax.text import Clip, Rendering, RenderSettings, render
 from pivotrl_jax.text.render import to_chat
@@ -90,12 +90,15 @@ def candidates_stage(run: Run, trajectories: Mapping[str, Sequence[Trajectory]])
     for name in trajectories:
         _check_positions(run, name)
     parts = _parts(run, trajectories)
+    named = [(name, trajectory) for name, own in trajectories.items() for trajectory in own]
     rendered: list[_Rendered] = []
     trunks: list[np.ndarray] = []
-    for name, own in trajectories.items():
-        for trajectory in own:
-            rendered.append(_rendered(run, name, trajectory, parts[trajectory.id], len(trunks)))
-            trunks += rendered[-1].trunks
+    # Tokens are what this stage takes its time for, which hosts share.
+    renderings = divided(named, lambda pair: _render(run, *pair))
+    for (name, trajectory), rendering in zip(named, renderings, strict=True):
+        part = parts[trajectory.id]
+        rendered.append(_rendered(run, name, trajectory, part, rendering, len(trunks)))
+        trunks += rendered[-1].trunks
     kept = [pair for each in rendered for pair in each.kept]
     check_disjoint([candidate for candidate, _ in kept], everything)
     turns = {part: [turn for own, turn in kept if own.split == part] for part in SPLITS}
@@ -147,11 +150,12 @@ def _check_positions(run: Run, name: str) -> None:
         )
 
 
-def _rendered(run: Run, name: str, trajectory: Trajectory, part: Split, first: int) -> _Rendered:
+def _rendered(
+    run: Run, name: str, trajectory: Trajectory, part: Split, rendering: Rendering, first: int
+) -> _Rendered:
     """`first` is the number of the trajectory's first trunk."""
     found, left_out = candidates(trajectory, run.domains[name].settings.data.turns, part)
     counts = Counter(left_out)
-    rendering = _render(run, name, trajectory)
     spans = {
         span.message: (number, span)
         for number, trunk in enumerate(rendering.trunks, start=first)

@@ -46,7 +46,7 @@ hypothesis.settings.load_profile("repeatable")
 
 # Of 65,530 that Linux allows a process; the compiler ends by a segmentation fault where there are
 # more, and every program that XLA:CPU keeps takes about twenty.
-MANY_MAPS = 20_000
+MANY_MAPS = 32_000
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,6 @@
 """Mesh, sharding table and compiler flags; the processes of a run on several hosts."""
 
-from pivotrl_jax.parallel.exchange import fetch, first, from_first, gather, highest, mine
+from pivotrl_jax.parallel.exchange import divided, fetch, first, from_first, gather, highest, mine
 from pivotrl_jax.parallel.hosts import leave, require_shared, start
 from pivotrl_jax.parallel.mesh import AXES, MeshSettings, make_mesh
 from pivotrl_jax.parallel.platform import VARIABLES, set_flags
@@ -26,6 +26,7 @@ __all__ = [
     "MeshSettings",
     "abstract_rows",
     "constrain",
+    "divided",
     "fetch",
     "first",
     "from_first",

@@ -4,8 +4,9 @@ Every process runs the same program on the same host data, so that all of them t
 call here, in the same order. For a run of one process each is a plain function of its argument.
 """
 
+import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from jaxtyping import UInt8
 
 from pivotrl_jax.parallel.sharding import replicated
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -87,6 +89,20 @@ def highest(number: int) -> int:
 def mine(number: int) -> bool:
     """Whether this process does number `number` of some work that all processes share."""
     return not several() or number % jax.process_count() == jax.process_index()
+
+
+def divided(work: Sequence[S], do: Callable[[S], T], at_once: int = 256) -> list[T]:
+    """`do` of each item, in order, on every process; each process does its share and tells the
+    others. What `do` gives must have a pickle.
+
+    Each process tells `at_once` results at a time: they travel through the devices' memory.
+    """
+    own = (do(item) for number, item in enumerate(work) if mine(number))
+    found: list[T] = []
+    while len(found) < len(work):
+        parts = gather(list(itertools.islice(own, at_once)))
+        found += [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
+    return found
 
 
 def _packed(value: Any) -> UInt8[np.ndarray, "n"]:

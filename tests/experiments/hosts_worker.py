@@ -8,11 +8,12 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 from absl import logging
 
-from experiments import swe
+from experiments import candidates, swe
 from experiments.candidates import candidates_stage, read_stage
 from experiments.config import from_config, to_config
 from experiments.context import claim, open_run
@@ -64,7 +65,8 @@ def main(given: dict[str, Any]) -> None:
         with stage(run, "read", None):
             trajectories = read_stage(run)
         with stage(run, "candidates", None):
-            corpus = candidates_stage(run, trajectories)
+            with mock.patch.object(candidates, "render", wraps=candidates.render) as render:
+                corpus = candidates_stage(run, trajectories)
             claim(run)
         store = ProfileStore(workdir / "store", {"of": "nothing"})
         store.append(ROWS)
@@ -74,7 +76,9 @@ def main(given: dict[str, Any]) -> None:
             "turns": [turn.id for own in corpus.turns.values() for turn in own],
             "samples": store.read().num_rows,
             "fingerprint": fingerprint(policy),
+            "trunks": [trunk.tolist() for trunk in corpus.trunks],
             "written": len(files),
+            "rendered": [call.args[0].id for call in render.call_args_list],
         }
     print(json.dumps(found))
 

@@ -17,6 +17,7 @@ import numpy as np
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import (
     MeshSettings,
+    divided,
     fetch,
     first,
     from_first,
@@ -42,6 +43,7 @@ def found(process: int) -> dict[str, Any]:
             "gather": gather({"process": process, "text": "ä" * 3000 * process}),
             "from_first": from_first(lambda: f"made by {process}"),
             "highest": highest(process),
+            "divided": divided(range(11), lambda item: [item, process], at_once=2),
             "mine": [number for number in range(7) if mine(number)],
             "own_rows": [shard.data.shape[0] for shard in x.addressable_shards],
             "fetch": np.asarray(fetch({"rows": x, "sum": x.sum()})["rows"]).tolist(),

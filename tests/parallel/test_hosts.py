@@ -116,6 +116,7 @@ def test_four_processes_know_what_each_of_them_knows(run, tmp_path: Path) -> Non
             "gather": [{"process": i, "text": "ä" * 3000 * i} for i in range(4)],
             "from_first": "made by 0",
             "highest": 3,
+            "divided": [[item, item % 4] for item in range(11)],
             "mine": list(range(7))[process::4],
             "own_rows": [2],
             "fetch": np.arange(24).reshape(8, 3).tolist(),
