@@ -24,8 +24,8 @@ from benchmarks import profile
 from benchmarks.command import parser
 from benchmarks.command import run as run_benchmark
 from benchmarks.table import Row, report
-from experiments.candidates import Corpus, candidates_stage, read_stage
 from experiments.context import Run, open_run
+from experiments.stages.candidates import Corpus, candidates_stage, read_stage
 from pivotrl_jax.models import huggingface
 from pivotrl_jax.pivots import Turn
 

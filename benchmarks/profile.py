@@ -27,9 +27,9 @@ from benchmarks.command import run as run_benchmark
 from benchmarks.table import Row, report
 from benchmarks.timing import medians
 from experiments import swe
-from experiments.candidates import candidates_stage, read_stage
 from experiments.context import PROFILE, Run, key_of, open_run
 from experiments.settings import Settings
+from experiments.stages.candidates import candidates_stage, read_stage
 from pivotrl_jax.models import Params
 from pivotrl_jax.pivots import Row as Tree
 from pivotrl_jax.pivots import Turn, plan, rollouts

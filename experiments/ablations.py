@@ -28,8 +28,6 @@ import jax
 from absl import flags
 from ml_collections.config_flags.config_flags import get_config_filename
 
-from experiments import study_report
-from experiments.arms import Arm, Study
 from experiments.artifacts import write_json
 from experiments.config import from_config
 from experiments.context import use_compilation_cache
@@ -37,9 +35,18 @@ from experiments.memory import use_huge_pages
 from experiments.progress import only_decisions
 from experiments.run import CONFIG, WORKDIR, XLA_FLAGS, friendly
 from experiments.settings import Settings
-from experiments.study_runs import Work, run_all, settings_of
-from experiments.study_summary import choices, summary
-from experiments.tune import VALIDATION, choice, require_choices, trials, tuned, with_overrides
+from experiments.studies import report
+from experiments.studies.arms import Arm, Study
+from experiments.studies.runs import Work, run_all, settings_of
+from experiments.studies.summary import choices, summary
+from experiments.studies.tune import (
+    VALIDATION,
+    choice,
+    require_choices,
+    trials,
+    tuned,
+    with_overrides,
+)
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import make_mesh, set_flags
 
@@ -135,7 +142,7 @@ def main(argv: list[str]) -> None:
     for _ in run_all(config, list(runs(arms, SEEDS.value)), arms[0], workdir, JOBS.value):
         # Arms of earlier commands are in it as well.
         write_json(workdir / "summary.json", summary(workdir, known))
-    print(f"report: {study_report.write(workdir, workdir)}")
+    print(f"report: {report.write(workdir, workdir)}")
 
 
 if __name__ == "__main__":

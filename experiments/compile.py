@@ -25,13 +25,13 @@ import jax
 from absl import flags, logging
 
 from experiments.artifacts import write_json
-from experiments.compile_chips import Chip, chip_of, count_chips, devices
-from experiments.compile_plan import NAMES, Measured, measure
-from experiments.compile_steps import Plan
-from experiments.compile_sweep import best, in_child, meshes, report, search
-from experiments.compile_table import tables
 from experiments.config import from_config
 from experiments.context import as_json
+from experiments.plans.chips import Chip, chip_of, count_chips, devices
+from experiments.plans.plan import NAMES, Measured, measure
+from experiments.plans.steps import Plan
+from experiments.plans.sweep import best, in_child, meshes, report, search
+from experiments.plans.table import tables
 from experiments.run import CONFIG, XLA_FLAGS, friendly
 from experiments.settings import Settings
 from pivotrl_jax.errors import UserError

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.dataset import dataset
 
-from experiments.report_data import json_lines
+from experiments.reports.data import json_lines
 from pivotrl_jax.models import ModelConfig, logical_axes, shapes
 from pivotrl_jax.parallel.sharding import Axes
 

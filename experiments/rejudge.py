@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from experiments.candidates import Corpus, candidates_stage, read_stage
 from experiments.config import from_config
 from experiments.context import Run, open_run
 from experiments.settings import Settings
+from experiments.stages.candidates import Corpus, candidates_stage, read_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.pivots import group_statistics, read_samples
 from pivotrl_jax.text import ParsedAction

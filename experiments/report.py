@@ -10,18 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from experiments import (
-    report_browser,
-    report_domains,
-    report_figures,
-    report_page,
-    report_play,
-    report_reasons,
-    report_sections,
-    report_verdict,
-)
-from experiments.report_data import POLICIES, Artifacts, load
-from experiments.report_markdown import markdown
+from experiments.reports import browser as report_browser
+from experiments.reports import domains, figures, page, play, reasons, sections, verdict
+from experiments.reports.data import POLICIES, Artifacts, load
+from experiments.reports.markdown import markdown
 from experiments.versions import in_words
 from pivotrl_jax.errors import UserError
 
@@ -32,15 +24,15 @@ def write(workdir: Path) -> Path:
     Raises UserError if `workdir` is not a work directory or one of its files is damaged.
     """
     path = workdir / "report.html"
-    report_page.save(path, render(load(workdir)))
+    page.save(path, render(load(workdir)))
     return path
 
 
 def render(run: Artifacts) -> str:
     """The page. Model output reaches it only as escaped text or as JSON that is never HTML."""
-    script = report_page.asset("page.js")
+    script = page.asset("page.js")
     browser = report_browser.payload(run)
-    return report_page.page(
+    return page.page(
         "page.html.j2",
         script=Markup(script),
         # The browser runs this one script and no other, whatever a model has written.
@@ -71,28 +63,28 @@ def _provenance(run: Artifacts) -> dict[str, Any]:
 
 def _content(run: Artifacts) -> dict[str, Any]:
     return {
-        "facts": report_sections.facts(run),
-        "sentences": report_verdict.sentences(run.policies),
+        "facts": sections.facts(run),
+        "sentences": verdict.sentences(run.policies),
         "policy_names": [POLICIES[name] for name in run.policies],
-        "policies": report_sections.policy_rows(run),
-        "rewards": report_figures.reward_figures(run),
-        "episode_head": report_play.EPISODE_HEAD,
-        "episodes": report_play.episode_rows(run),
-        "wins": report_play.win_figures(run),
-        "suites": report_play.suite_rows(run),
-        "retention": report_sections.retention_rows(run),
-        "domain_head": report_domains.domain_head(run),
-        "domains": report_domains.domain_rows(run),
-        "funnel": report_sections.funnel(run),
-        "profile": report_figures.profile_figures(run),
-        "reasons": report_reasons.reason_rows(run),
-        "profiles": report_domains.profile_rows(run),
-        "sample_facts": report_sections.sample_facts(run),
-        "warm_start": report_figures.warm_start_figures(run),
-        "training": report_figures.training_figures(run),
-        "timing": report_sections.timing_rows(run),
-        "total_time": report_sections.total_time(run),
-        "statuses": report_sections.STATUSES,
+        "policies": sections.policy_rows(run),
+        "rewards": figures.reward_figures(run),
+        "episode_head": play.EPISODE_HEAD,
+        "episodes": play.episode_rows(run),
+        "wins": play.win_figures(run),
+        "suites": play.suite_rows(run),
+        "retention": sections.retention_rows(run),
+        "domain_head": domains.domain_head(run),
+        "domains": domains.domain_rows(run),
+        "funnel": sections.funnel(run),
+        "profile": figures.profile_figures(run),
+        "reasons": reasons.reason_rows(run),
+        "profiles": domains.profile_rows(run),
+        "sample_facts": sections.sample_facts(run),
+        "warm_start": figures.warm_start_figures(run),
+        "training": figures.training_figures(run),
+        "timing": sections.timing_rows(run),
+        "total_time": sections.total_time(run),
+        "statuses": sections.STATUSES,
     }
 
 

@@ -30,7 +30,6 @@ from ml_collections.config_flags.config_flags import FlagOrderError
 
 from experiments import report
 from experiments.artifacts import write_json
-from experiments.candidates import Corpus, candidates_stage, read_stage
 from experiments.config import from_config
 from experiments.context import (
     PROFILE,
@@ -42,14 +41,15 @@ from experiments.context import (
     use_compilation_cache,
     write_judge_stats,
 )
-from experiments.end_to_end_stage import end_to_end_stage
-from experiments.evaluate_stages import evaluate_stage, summarise
 from experiments.memory import release_memory, use_huge_pages
 from experiments.progress import StageRecord, only_decisions, say, stage_timer
-from experiments.rollout_stages import count_tokens, profile_stage, select_stage
 from experiments.settings import Settings
-from experiments.train_stage import train_stage
-from experiments.update_stages import count_scored, export_stage, sft_stage
+from experiments.stages.candidates import Corpus, candidates_stage, read_stage
+from experiments.stages.end_to_end import end_to_end_stage
+from experiments.stages.evaluate import evaluate_stage, summarise
+from experiments.stages.rollouts import count_tokens, profile_stage, select_stage
+from experiments.stages.train import train_stage
+from experiments.stages.updates import count_scored, export_stage, sft_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import Params
 from pivotrl_jax.parallel import from_first, leave, set_flags, start

@@ -27,7 +27,6 @@ import ml_collections
 from jax.sharding import Mesh
 
 from experiments import presets
-from experiments.arms import ARMS, SFT_RATE, Study, arm
 from experiments.settings import (
     DataSettings,
     EnvironmentSettings,
@@ -36,6 +35,7 @@ from experiments.settings import (
     SuiteSettings,
     TextSettings,
 )
+from experiments.studies.arms import ARMS, SFT_RATE, Study, arm
 from pivotrl_jax.environments.sql import split_of
 from pivotrl_jax.evaluation import EvaluationSettings
 from pivotrl_jax.sampling import EngineSettings

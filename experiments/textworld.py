@@ -27,7 +27,6 @@ import ml_collections
 from jax.sharding import Mesh
 
 from experiments import presets
-from experiments.arms import ARMS, Study
 from experiments.pretrain import PretrainSettings, pretrain
 from experiments.settings import (
     DataSettings,
@@ -40,6 +39,7 @@ from experiments.settings import (
     SuiteSettings,
     TextSettings,
 )
+from experiments.studies.arms import ARMS, Study
 from pivotrl_jax.environments import Split
 from pivotrl_jax.environments.textworld_expert import Style, write_expert, write_weak
 from pivotrl_jax.environments.textworld_games import generate

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from experiments import report_page
 from experiments.artifacts import write_json
+from experiments.reports import page as report_page
 from experiments.theory_figures import figures
 from kernels.grpo import AdvantageSettings, Groups, ScoredTokens, grpo
 from pivotrl_jax.objectives import Normalisation, PolicySettings

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import charts
-from experiments.report_figures import Figure
+from experiments.reports import charts
+from experiments.reports.figures import Figure
 
 
 def figures(found: Mapping[str, Any], names: Sequence[str]) -> list[Figure]:

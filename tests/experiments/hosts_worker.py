@@ -13,14 +13,15 @@ from unittest import mock
 import jax
 from absl import logging
 
-from experiments import candidates, swe
-from experiments.candidates import candidates_stage, read_stage
+from experiments import swe
 from experiments.config import from_config, to_config
 from experiments.context import claim, open_run
-from experiments.rollout_stages import fingerprint
 from experiments.run import friendly, stage
 from experiments.settings import Settings
-from experiments.update_stages import export_stage
+from experiments.stages import candidates
+from experiments.stages.candidates import candidates_stage, read_stage
+from experiments.stages.rollouts import fingerprint
+from experiments.stages.updates import export_stage
 from pivotrl_jax.parallel import start
 from pivotrl_jax.pivots import ProfileStore
 

@@ -8,23 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import (
-    ablations,
-    arms,
-    artifacts,
-    context,
-    episodes,
-    evaluate_stages,
-    rollout_stages,
-    study_runs,
-    study_summary,
-    textworld,
-    tune,
-)
+from experiments import ablations, artifacts, context, episodes, textworld
 from experiments.config import to_config
 from experiments.context import Run
 from experiments.flops import flops
 from experiments.settings import Settings
+from experiments.stages import evaluate, rollouts
+from experiments.studies import arms, runs, tune
+from experiments.studies import summary as study_summary
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import make_mesh
 
@@ -34,7 +25,7 @@ WORKDIR = Path("study")
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Settings]:
     config = to_config(textworld.study())
-    return {arm.name: study_runs.settings_of(config, arm, 3, WORKDIR) for arm in arms.ARMS}
+    return {arm.name: runs.settings_of(config, arm, 3, WORKDIR) for arm in arms.ARMS}
 
 
 def test_every_arm_has_the_same_data_and_the_same_measures(settings):
@@ -90,11 +81,11 @@ def test_the_base_is_evaluated_once(tmp_path):
         (first / file).parent.mkdir(parents=True, exist_ok=True)
         (first / file).write_text(file)
     (first / "evaluate/sft.json").write_text("not the base's")
-    study_runs.take_base(run, first)
+    runs.take_base(run, first)
     files = {str(p.relative_to(run.workdir)) for p in run.workdir.rglob("*") if p.is_file()}
     assert files == own
     (run.workdir / "evaluate/base_suites.parquet").write_text("own")
-    study_runs.take_base(run, first)
+    runs.take_base(run, first)
     assert (run.workdir / "evaluate/base_suites.parquet").read_text() == "own"
 
 
@@ -182,11 +173,11 @@ def test_figures_are_means_over_seeds_and_paired_changes(tmp_path, play):
 
 def test_the_base_is_judged_alike_in_all_arms(settings):
     """Or the arms with strict match could not take its evaluation (`take_base`)."""
-    first, *others = (rollout_stages.rewards(own) for own in settings.values())
+    first, *others = (rollouts.rewards(own) for own in settings.values())
     assert all(own == first for own in others)
     reward = dataclasses.replace(settings["base"].reward, truncated="fail")
     other = dataclasses.replace(settings["base"], reward=reward)
-    assert rollout_stages.rewards(other) != first
+    assert rollouts.rewards(other) != first
 
 
 BLANK = {"task": "t", "sample": 0, "turns": 2, "tokens": 6, "malformed": 1, "invalid": 0}
@@ -230,8 +221,8 @@ def test_scores_hold_what_changed_from_every_policy_that_played(tmp_path):
     for policy, change in (("sft", 1.0), ("base", -1.0)):
         (other,) = {"base", "sft"} - {policy}
         scores = {"policy": policy, "against": {other: {"heldout": 1}, "pivotrl": {}}}
-        evaluate_stages.add_played(scores, tmp_path, "episodes", 0)
-        evaluate_stages.add_played(scores, tmp_path, "suites", 0)
+        evaluate.add_played(scores, tmp_path, "episodes", 0)
+        evaluate.add_played(scores, tmp_path, "suites", 0)
         assert scores["episodes"]["greedy"]["win_rate"]["mean"] == (change + 1) / 2
         assert scores["against"][other]["heldout"] == 1
         assert scores["against"][other]["episodes"]["greedy"]["mean"] == change
@@ -281,11 +272,11 @@ def test_every_arm_has_as_many_trials_that_differ_in_its_rate_alone():
     ]  # fmt: skip
     for arm in own_trials:
         stage = arm.tuned.split(".")[0]
-        plain = study_runs.settings_of(config, arm, 0, WORKDIR)
+        plain = runs.settings_of(config, arm, 0, WORKDIR)
         configured = getattr(plain, stage).optimizer.learning_rate
         own = tune.trials(arm, textworld.STUDY.factors, configured)
         assert [trial.name for trial in own] == [f"{arm.name}-{n}" for n in range(4)]
-        found = [study_runs.settings_of(config, trial, 0, WORKDIR) for trial in own]
+        found = [runs.settings_of(config, trial, 0, WORKDIR) for trial in own]
         rates = [getattr(each, stage).optimizer.learning_rate for each in found]
         assert rates == RATES[stage]
         assert {(each.environment.split, each.suites.names) for each in found} == {
@@ -318,7 +309,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
     ran = []
 
     def run_arm(config, arm, first, seed, workdir):
-        ran.append((arm.name, seed, study_runs.settings_of(config, arm, seed, workdir)))
+        ran.append((arm.name, seed, runs.settings_of(config, arm, seed, workdir)))
         name, _, number = arm.name.partition("-")
         wins = WON[name][int(number)] if number else 0
         play(
@@ -328,7 +319,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
             {"x1": 1},
         )
 
-    monkeypatch.setattr(study_runs, "run_arm", run_arm)
+    monkeypatch.setattr(runs, "run_arm", run_arm)
     config, study = to_config(textworld.study()), textworld.STUDY
     own = ablations.chosen(arms.ARMS, ["sft", "strict"])
     ablations.tune(config, study, own, tmp_path, 1)
@@ -351,7 +342,7 @@ def test_trials_choose_the_rate_that_wins_most_and_arms_take_it(tmp_path, play, 
         "sft": 1.25e-4, "pivotrl": 1.5e-4, "strict": 3.75e-5,
     }  # fmt: skip
     after = {arm.name: arm for arm in tune.tuned(arms.Study(lambda *_: None, arms.ARMS), found)}
-    settings = study_runs.settings_of(config, after["strict"], 1, tmp_path)
+    settings = runs.settings_of(config, after["strict"], 1, tmp_path)
     assert settings.train.optimizer.learning_rate == 3.75e-5
     assert settings.reward.updates == arms.EXACT
     assert settings.environment.split == "test"

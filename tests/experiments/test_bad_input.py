@@ -11,9 +11,9 @@ import pytest
 
 from experiments import swe
 from experiments.artifacts import write_json
-from experiments.candidates import candidates_stage, read_stage
 from experiments.context import Run
 from experiments.settings import DataSettings, ModelSettings
+from experiments.stages.candidates import candidates_stage, read_stage
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.text import ChatTemplate

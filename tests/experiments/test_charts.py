@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from experiments import chart_scale, charts
+from experiments.reports import chart_scale, charts
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from experiments import compile as command_line
-from experiments import compile_sweep, flops, swe
-from experiments.compile_chips import CHIPS, chip_of, count_chips
-from experiments.compile_hlo import Trips, collective, executed, group_size, parse, size, trips
-from experiments.compile_kernels import RATES, call
-from experiments.compile_measure import Exchange, Memory, Work, refused, short, work
-from experiments.compile_plan import Measured
-from experiments.compile_steps import (
+from experiments import flops, swe
+from experiments.plans import sweep
+from experiments.plans.chips import CHIPS, chip_of, count_chips
+from experiments.plans.hlo import Trips, collective, executed, group_size, parse, size, trips
+from experiments.plans.kernels import RATES, call
+from experiments.plans.measure import Exchange, Memory, Work, refused, short, work
+from experiments.plans.plan import Measured
+from experiments.plans.steps import (
     Plan,
     Sampling,
     Training,
@@ -26,7 +27,7 @@ from experiments.compile_steps import (
     pairs,
     seen_share,
 )
-from experiments.compile_table import exchange_table, memory_table, run_line, tables, time_table
+from experiments.plans.table import exchange_table, memory_table, run_line, tables, time_table
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models import shapes
 from pivotrl_jax.models.presets import PUBLISHED, QWEN_3_30B_A3B, published, shrink
@@ -411,37 +412,35 @@ def test_a_step_that_does_not_fit_ends_with_status_1(
 
 
 def test_a_sweep_tries_meshes_first_and_then_what_else_there_is():
-    shapes = compile_sweep.meshes(published("Qwen3-30B-A3B", "bfloat16"), 64, 16)
+    shapes = sweep.meshes(published("Qwen3-30B-A3B", "bfloat16"), 64, 16)
     assert {(m.fsdp, m.expert, m.context, m.tensor) for m in shapes} == {
         (16 // expert, expert, 4 // tensor, tensor)
         for expert in (1, 2, 4, 8)
         for tensor in (1, 2, 4)
     }
-    few = compile_sweep.meshes(published("Qwen3-8B", "bfloat16"), 64, 2)
+    few = sweep.meshes(published("Qwen3-8B", "bfloat16"), 64, 2)
     assert {(m.fsdp, m.context, m.tensor) for m in few} == {(2, 8, 4), (2, 4, 8)}
-    odd = compile_sweep.meshes(published("Qwen3-8B", "bfloat16"), 64, 10)
+    odd = sweep.meshes(published("Qwen3-8B", "bfloat16"), 64, 10)
     assert {(m.fsdp, m.context, m.tensor) for m in odd} == {(8, 1, 8)}
     # One row is too little for 128 devices: then the mesh with fewest idle ones.
-    one = compile_sweep.meshes(published("Qwen3-8B", "bfloat16"), 128, 1)
+    one = sweep.meshes(published("Qwen3-8B", "bfloat16"), 128, 1)
     assert {(m.fsdp, m.context, m.tensor) for m in one} == {(2, 8, 8)}
     tried = []
 
-    def run(trial: compile_sweep.Trial) -> compile_sweep.Outcome:
+    def run(trial: sweep.Trial) -> sweep.Outcome:
         tried.append(trial)
         reason = "lacks 3 GiB" if trial.mesh.expert == 1 else ""
-        return compile_sweep.Outcome(
-            trial, trial.rows or 1, GIB, 1.0, 0.5 / trial.mesh.expert, reason
-        )
+        return sweep.Outcome(trial, trial.rows or 1, GIB, 1.0, 0.5 / trial.mesh.expert, reason)
 
     settings = swe.PRESETS["pod"]()
     settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, rows=64))
     shapes = [mesh for mesh in shapes if mesh.tensor == 4]
-    found = list(compile_sweep.search(shapes, settings, run))
+    found = list(sweep.search(shapes, settings, run))
     assert [(t.mesh.expert, t.remat, t.rows) for t in tried] == [
         *((n, "full", None) for n in (1, 2, 4, 8)),
         (2, "dots", None), (2, "full", 2), (2, "full", 4),
     ]  # fmt: skip
-    assert "Best: `--config.mesh.data=1 --config.mesh.fsdp=8" in compile_sweep.report(found)
+    assert "Best: `--config.mesh.data=1 --config.mesh.fsdp=8" in sweep.report(found)
 
 
 def test_a_child_is_told_all_but_what_is_its_parents():
@@ -455,7 +454,7 @@ def test_a_child_is_told_all_but_what_is_its_parents():
         "2",
         "-v",
     ]
-    assert compile_sweep.without(compile_sweep.OWN, given) == ["--config=c", "-v"]
+    assert sweep.without(sweep.OWN, given) == ["--config=c", "-v"]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from experiments import sql
 from experiments.context import Run
-from experiments.curve import read_curve
-from experiments.end_to_end_stage import end_to_end_stage, train_on_episodes
+from experiments.reports.curve import read_curve
 from experiments.settings import EnvironmentSettings, ModelSettings
+from experiments.stages.end_to_end import end_to_end_stage, train_on_episodes
 from pivotrl_jax.environments import Move, Played, Task
 from pivotrl_jax.models import ModelConfig, Params
 from pivotrl_jax.models.lora import NO_LORA, LoraSettings, detach

@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from experiments import swe
-from experiments.candidates import candidates_stage, read_stage
 from experiments.context import Run
-from experiments.rollout_stages import fingerprint
+from experiments.stages.candidates import candidates_stage, read_stage
+from experiments.stages.rollouts import fingerprint
 from pivotrl_jax.models import logical_axes, shapes
 from pivotrl_jax.models.pretrained import resolve
 from pivotrl_jax.parallel import MeshSettings, make_mesh, shardings

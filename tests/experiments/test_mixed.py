@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import mixed, presets, rejudge
-from experiments.candidates import candidates_stage, read_stage
 from experiments.config import from_config
 from experiments.context import PROFILE, Run, key_of
-from experiments.report_data import load
-from experiments.report_domains import domain_rows
-from experiments.rollout_stages import profile_stage
+from experiments.reports.data import load
+from experiments.reports.domains import domain_rows
 from experiments.run import execute
 from experiments.settings import DomainSettings, ModelSettings, Settings
-from experiments.study_summary import figures
-from experiments.train_stage import _batches
+from experiments.stages.candidates import candidates_stage, read_stage
+from experiments.stages.rollouts import profile_stage
+from experiments.stages.train import _batches
+from experiments.studies.summary import figures
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.models.config import Precision
 from pivotrl_jax.parallel import MeshSettings, make_mesh

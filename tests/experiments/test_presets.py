@@ -7,10 +7,10 @@ from types import ModuleType
 import pytest
 
 from experiments import mixed, search, sql, swe, terminal, tool_use
-from experiments.candidates import candidates_stage, read_stage
 from experiments.config import from_config, to_config
 from experiments.context import open_run
 from experiments.settings import Settings
+from experiments.stages.candidates import candidates_stage, read_stage
 from pivotrl_jax.objectives import compile_recipe
 from pivotrl_jax.text import ParsedAction, action_format
 from pivotrl_jax.verifiers import verifier

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import report, report_browser
-from experiments.report_data import load
-from experiments.report_reasons import reason_rows
-from experiments.report_verdict import sentences
+from experiments import report
+from experiments.reports import browser
+from experiments.reports.data import load
+from experiments.reports.reasons import reason_rows
+from experiments.reports.verdict import sentences
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.pivots import read_samples
 
@@ -121,7 +122,7 @@ def test_browser_holds_candidates_with_their_samples(workdir):
 def test_browser_takes_pivots_first_and_then_every_outcome(workdir):
     table = pq.read_table(workdir / "select/table.parquet").to_pylist()
     pivots = sum(row["status"] == "pivot" for row in table)
-    chosen = report_browser.choose(table, limit=pivots + 6)
+    chosen = browser.choose(table, limit=pivots + 6)
     assert [row["status"] for row in chosen[:pivots]] == ["pivot"] * pivots
     variances = [row["variance"] for row in chosen[:pivots]]
     assert variances == sorted(variances, reverse=True)
@@ -139,7 +140,7 @@ def test_long_histories_keep_their_latest_messages(workdir):
     assert candidate["history"][-1]["content"].endswith("0039")
     assert "1,000 characters left out" in candidate["history"][-1]["content"]
     total = sum(len(message["content"]) for message in candidate["history"])
-    assert total <= report_browser.HISTORY_CHARS
+    assert total <= browser.HISTORY_CHARS
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 &lt;b&gt;"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments import report
-from experiments.report_data import load
-from experiments.report_domains import domain_rows, profile_rows
-from experiments.report_markdown import markdown
+from experiments.reports.data import load
+from experiments.reports.domains import domain_rows, profile_rows
+from experiments.reports.markdown import markdown
 
 STATUS = {
     "terminal": {"pivot": 9, "all_fail": 20, "too_easy": 1},

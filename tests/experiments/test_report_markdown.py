@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from experiments.report_data import load
-from experiments.report_markdown import markdown
+from experiments.reports.data import load
+from experiments.reports.markdown import markdown
 
 
 def cells(text: str, first: str) -> list[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from experiments import report
-from experiments.report_data import load
-from experiments.report_markdown import markdown
-from experiments.report_play import episode_rows, suite_rows, win_figures
-from experiments.report_verdict import sentences
+from experiments.reports.data import load
+from experiments.reports.markdown import markdown
+from experiments.reports.play import episode_rows, suite_rows, win_figures
+from experiments.reports.verdict import sentences
 
 RATES = {"base": 0.1, "sft": 0.4, "pivotrl": 0.55}
 

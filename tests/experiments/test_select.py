@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments import tool_use
-from experiments.candidates import candidates_stage, read_stage
 from experiments.context import open_run
-from experiments.rollout_stages import select_stage
+from experiments.stages.candidates import candidates_stage, read_stage
+from experiments.stages.rollouts import select_stage
 from pivotrl_jax.pivots import Caps, candidate_table, kind
 
 

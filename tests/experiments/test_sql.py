@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import ablations, sql, study_runs
-from experiments.arms import ARMS
-from experiments.candidates import candidates_stage, read_stage
+from experiments import ablations, sql
 from experiments.config import to_config
 from experiments.context import Run
+from experiments.stages.candidates import candidates_stage, read_stage
+from experiments.studies import runs
+from experiments.studies.arms import ARMS
 from pivotrl_jax.environments.sql import split_of
 from pivotrl_jax.errors import UserError
 from pivotrl_jax.objectives import compile_recipe, rewards
@@ -108,9 +109,7 @@ def test_most_turns_of_the_study_fit(expert: Path, tmp_path: Path) -> None:
 
 def test_what_the_arms_of_the_study_share() -> None:
     config = to_config(sql.study())
-    arms = {
-        arm.name: study_runs.settings_of(config, arm, 0, Path("study")) for arm in sql.STUDY.arms
-    }
+    arms = {arm.name: runs.settings_of(config, arm, 0, Path("study")) for arm in sql.STUDY.arms}
     assert set(arms) == {arm.name for arm in ARMS} - {"after_sft"}
     for name in ("data", "text", "model", "evaluation", "environment", "suites"):
         assert len({str(getattr(own, name)) for own in arms.values()}) == 1, name

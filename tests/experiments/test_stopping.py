@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import rollout_stages
 from experiments import run as command_line
-from experiments.candidates import candidates_stage, read_stage
 from experiments.context import Run
-from experiments.rollout_stages import profile_stage
+from experiments.stages import rollouts as rollout_stages
+from experiments.stages.candidates import candidates_stage, read_stage
+from experiments.stages.rollouts import profile_stage
 from pivotrl_jax.parallel import MeshSettings, make_mesh
 from pivotrl_jax.pivots import Rollouts
 from pivotrl_jax.sampling import Sample

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.study_claims import findings, judged
+from experiments.studies.claims import findings, judged
 from pivotrl_jax.evaluation.bootstrap import Interval
 
 NAN = float("nan")

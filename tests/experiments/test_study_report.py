@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import arms, study_claims, study_report, study_summary
+from experiments.studies import arms, claims, report
+from experiments.studies import summary as study_summary
 
 GAMES, SEEDS, STEPS = 30, 2, 4
 POLICIES = {name: name for name in ("base", "sft", "pivotrl", "no_filter", "end_to_end")}
@@ -82,7 +83,7 @@ def study(tmp_path_factory, play) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(study) -> Path:
-    study_report.write(study, study / "out")
+    report.write(study, study / "out")
     return study / "out"
 
 
@@ -148,7 +149,7 @@ def test_what_it_took_and_every_seed(pages, study):
 
 def test_claims_have_their_verdicts(pages, study):
     text = (pages / "study.md").read_text()
-    found = study_claims.findings(json.loads((study / "summary.json").read_text()))
+    found = claims.findings(json.loads((study / "summary.json").read_text()))
     verdicts = {(each.claim, each.measured): each.verdict for each in found}
     # By the chances: 0.9 against 0.5, and against 0.4.
     for claim in ("PivotRL above SFT in domain", "Pivots matter: above random turns"):
@@ -279,7 +280,7 @@ def test_trials_are_told(own):
     field = "sft.optimizer.learning_rate"
     summary["sft"]["tuned"] = {"field": field, "chosen": 3e-3, "trials": trials}
     (own / "summary.json").write_text(json.dumps(summary))
-    text = study_report.write(own, own).read_text()
+    text = report.write(own, own).read_text()
     assert "same command with --tune" in text
     assert rows_below(text, "Chosen by trials") == {
         "SFT": [field, "0.001: 20.0, 0.003: 40.0", "0.003"]
@@ -289,7 +290,7 @@ def test_trials_are_told(own):
 def test_a_study_of_one_arm_has_its_page(own):
     summary = json.loads((own / "summary.json").read_text())
     (own / "summary.json").write_text(json.dumps({"base": summary["base"]}))
-    text = study_report.write(own, own).read_text()
+    text = report.write(own, own).read_text()
     assert "speak to none of the paper's claims" in text
     assert not re.search("## Claims|Chosen by trials", text)
 
@@ -297,7 +298,7 @@ def test_a_study_of_one_arm_has_its_page(own):
 def test_notes_stand_in_both_pages(own):
     (own / "study").mkdir(exist_ok=True)
     (own / "study" / "notes.md").write_text("## What it says\n\n- **Games** are <won>.\n")
-    text = study_report.write(own, own).read_text()
+    text = report.write(own, own).read_text()
     html = (own / "study.html").read_text()
     assert "## What it says\n\n- **Games** are <won>.\n\n## Claims" in text
     assert "<h2>What it says</h2>" in html
@@ -312,4 +313,4 @@ def test_a_folder_without_a_study_is_told(tmp_path, monkeypatch, content, words)
         (tmp_path / "summary.json").write_text(content)
     monkeypatch.setattr(sys, "argv", ["study_report", f"--workdir={tmp_path}"])
     with pytest.raises(SystemExit, match=words):
-        study_report.main()
+        report.main()

@@ -1,0 +1,1 @@
+"""What a run did, as tables, charts and a page of one file."""

@@ -1,0 +1,1 @@
+"""The stages of a run, from expert files to an evaluated policy."""

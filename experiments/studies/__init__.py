@@ -1,0 +1,1 @@
+"""Runs that are held against each other: arms, trials, claims."""
